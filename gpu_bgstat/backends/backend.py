@@ -1,0 +1,53 @@
+"""What a device must offer: a store of frames that can be reduced. Above this line nobody knows which one it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_bgstat.frames import FrameSpec, Image
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What comes back from the device, once, with the frame's shape.
+
+    variance  (H, W[, 3]) float32: the population variance, exact, rounded once
+    ranks     (R, H, W[, 3]) of the sample type: one order statistic for each rank asked for
+    """
+
+    variance: NDArray[np.float32]
+    ranks: Image
+
+
+class Store(Protocol):
+    """`slots` frames of one spec in one block on the device."""
+
+    def put(self, slot: int, frame: Image) -> None:
+        """Copies a C-contiguous frame of the store's spec into a slot."""
+
+    def move(self, source: int, target: int) -> None:
+        """Copies one slot over another, on the device."""
+
+    def reduce(self, count: int, ranks: Sequence[int]) -> Reduced:
+        """Statistics over slots 0 .. count-1; the store is unchanged and can go on filling."""
+
+    def close(self) -> None:
+        """Gives the memory back."""
+
+
+class Backend(Protocol):
+    """A device, chosen once."""
+
+    name: str  # what the report calls it: "cpu, 2 threads"
+    why: str  # one line: why this one
+
+    def free_bytes(self) -> int | None:
+        """Memory that a store may take now; None if the system does not tell."""
+
+    def store(self, slots: int, spec: FrameSpec) -> Store:
+        """Room for `slots` frames; raises DeviceError if there is none."""

@@ -1,0 +1,81 @@
+"""The CPU: the ring is one NumPy block in memory. `tiles` does the arithmetic, `variance` and `ranks` here specify it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_bgstat.backends import tiles
+from gpu_bgstat.backends.backend import Reduced
+from gpu_bgstat.errors import DeviceError
+from gpu_bgstat.frames import FrameSpec, Image
+
+
+def variance(samples: Image) -> NDArray[np.float32]:
+    """The specification of the variance: samples (T, …) -> (…) float32, (T·Σx² − (Σx)²) / T².
+
+    Obvious and slow; right to the last bit while T·Σx² < 2**53 (8 bit: T ≤ 11,000; 16 bit: T ≤ 1,400).
+    """
+    count = len(samples)
+    total = samples.sum(axis=0, dtype=np.uint64)
+    total_sq = np.square(samples, dtype=np.uint64).sum(axis=0)
+    quotient: NDArray[np.float64] = (count * total_sq - total * total) / np.float64(count * count)
+    return quotient.astype(np.float32)
+
+
+def ranks(samples: Image, wanted: Sequence[int]) -> Image:
+    """The specification of the ranks: samples (T, …) -> (R, …), the values that sorting over T puts at `wanted`."""
+    return np.sort(samples, axis=0)[list(wanted)]
+
+
+class CpuStore:
+    """The ring's block in memory: (slots, values), one row a frame. Untouched slots cost no memory."""
+
+    def __init__(self, slots: int, spec: FrameSpec) -> None:
+        self._spec = spec
+        try:
+            self._block: Image = np.empty((slots, spec.values), spec.dtype)
+        except MemoryError as error:
+            raise DeviceError(
+                f"no memory for {slots} samples of {spec} ({slots * spec.bytes / 1e9:.1f} GB): "
+                "lower max_samples, or use gray or a roi"
+            ) from error
+
+    def put(self, slot: int, frame: Image) -> None:
+        self._block[slot] = frame.reshape(-1)
+
+    def move(self, source: int, target: int) -> None:
+        self._block[target] = self._block[source]
+
+    def reduce(self, count: int, ranks: Sequence[int]) -> Reduced:
+        variance, order = tiles.reduce(self._block[:count], ranks)
+        return Reduced(variance.reshape(self._spec.shape), order.reshape(len(ranks), *self._spec.shape))
+
+    def close(self) -> None:
+        self._block = np.empty((0, self._spec.values), self._spec.dtype)
+
+
+class CpuBackend:
+    """All cores of this machine."""
+
+    def __init__(self, why: str) -> None:
+        self.name = f"cpu, {tiles.cores()} threads"
+        self.why = why
+
+    def free_bytes(self) -> int | None:
+        """What the system could give without swapping (Linux: MemAvailable)."""
+        meminfo = Path("/proc/meminfo")
+        if meminfo.exists():
+            for line in meminfo.read_text().splitlines():
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+        if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return None
+
+    def store(self, slots: int, spec: FrameSpec) -> CpuStore:
+        return CpuStore(slots, spec)

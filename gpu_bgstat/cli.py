@@ -1,0 +1,191 @@
+"""The command: arguments → pipeline → exit code. No logic of its own.
+
+Exit codes: 0 done, 1 it failed and one line on stderr says why, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import cv2
+
+from gpu_bgstat.config import PRESETS, Config
+from gpu_bgstat.demo import run_demo
+from gpu_bgstat.errors import BgstatError, ConfigError
+from gpu_bgstat.forecast import forecast
+from gpu_bgstat.frames import Background
+from gpu_bgstat.outputs import writable
+from gpu_bgstat.outputs.report import report
+from gpu_bgstat.pipeline import estimate
+from gpu_bgstat.progress import Meter
+from gpu_bgstat.sources import SourceLike
+from gpu_bgstat.sources.pipe import PIXEL_FORMATS, PipeSource
+from gpu_bgstat.version import __version__
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _help(field: str) -> str:
+    return Config.model_fields[field].description or ""
+
+
+def _setting_options(command: Command) -> Command:
+    """One option for each knob of Config that says what to estimate; None where it is not given."""
+    options = [
+        click.option("--every", type=int, metavar="N", help=_help("every")),
+        click.option("--max-samples", type=int, metavar="T", help=_help("max_samples")),
+        click.option("--keep", type=click.Choice(["recent", "spread"]), help=_help("keep")),
+        click.option("--start", metavar="PLACE", help=_help("start")),
+        click.option("--end", metavar="PLACE", help=_help("end")),
+        click.option("--duration", type=float, metavar="SECONDS", help=_help("duration")),
+        click.option("--gray", is_flag=True, default=None, help=_help("gray")),
+        click.option("--depth", type=click.Choice(["8", "16"]), help=_help("depth")),
+        click.option("--threshold", type=float, help=_help("threshold")),
+        click.option("--fill", type=click.Choice(["median", "global"]), help=_help("fill")),
+        click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
+        click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help=_help("device")),
+        click.option("--preset", type=click.Choice(list(PRESETS)), default="default", help="where to begin"),
+        click.option("--size", metavar="WxH", help="pixels: the size of raw frames on standard input"),
+        click.option("--pix", type=click.Choice(list(PIXEL_FORMATS)), help="the pixel format of raw frames"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _config(preset: str, settings: dict[str, Any]) -> Config:
+    """The preset with the options that were given; a bad value is wrong usage."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if "depth" in given:
+        given["depth"] = int(given["depth"])
+    try:
+        return Config.preset(preset, **given)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _source(names: Sequence[str], size: str | None, pix: str | None) -> SourceLike:
+    """What the pipeline opens: `-` is raw frames on standard input."""
+    if "-" not in names:
+        if size or pix:
+            raise click.UsageError("--size and --pix describe raw frames on standard input: give - as the source")
+        return names[0] if len(names) == 1 else list(names)
+    if len(names) > 1 or not size or not pix:
+        raise click.UsageError("- (standard input) stands alone, and needs --size WxH and --pix")
+    width, _, height = size.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise click.UsageError(f"--size {size}: give width and height in pixels, such as 1920x1080")
+    return PipeSource(sys.stdin.buffer, int(width), int(height), pix)
+
+
+def default_folder(names: Sequence[str]) -> Path:
+    """Where the results go without -o: beside where the user stands, named after the recording."""
+    return Path(f"{Path(names[0]).stem or 'stdin'}_background".replace("*", "all"))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gpu-bgstat")
+def cli() -> None:
+    """The empty arena of a recording with a fixed camera: background, variance and stable pixels."""
+
+
+@cli.command("estimate")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="folder for the results")
+@_setting_options
+@click.option("--json", "as_json", is_flag=True, help="print the report on stdout, and nothing else there")
+@click.option("--quiet", is_flag=True, help="print nothing but errors")
+def estimate_command(
+    sources: tuple[str, ...],
+    output: Path | None,
+    preset: str,
+    size: str | None,
+    pix: str | None,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Estimate the background of SOURCE and write it into a folder.
+
+    SOURCE is a video, a folder or glob of images, a TIFF, .npy or .npz stack, camera:0, a stream URL, or - for
+    raw frames on standard input. Several files in order are one recording.
+    """
+    config, source = _config(preset, settings), _source(sources, size, pix)
+    folder = output or default_folder(sources)
+    with writable(folder):
+        with Meter(shown=not quiet) as meter:
+            background = estimate(source, config, meter.update)
+        background.save(folder)
+    if as_json:
+        click.echo(json.dumps(report(background), indent=2, ensure_ascii=False))
+    if not quiet:
+        _tell(background, folder, to_stderr=as_json)
+
+
+def _tell(background: Background, folder: Path, to_stderr: bool) -> None:
+    """The few lines that end an estimate."""
+    run = background.run
+    for warning in run.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(
+        f"{len(background.samples)} samples of {run.frames_seen} frames in {run.timings_s['total']:.1f} s "
+        f"({run.device}); {100 * background.stable.mean():.1f} % of the pixels are stable",
+        err=to_stderr,
+    )
+    click.echo(f"background: {folder / 'background_est.png'}   report: {folder / 'report.html'}", err=to_stderr)
+
+
+@cli.command("plan")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@_setting_options
+@click.option("--json", "as_json", is_flag=True, help="print the plan as JSON")
+def plan_command(
+    sources: tuple[str, ...], preset: str, size: str | None, pix: str | None, as_json: bool, **settings: Any
+) -> None:
+    """Say, without decoding, what would be sampled, how much memory that takes, and on which device."""
+    config, source = _config(preset, settings), _source(sources, size, pix)
+    told = forecast(source, config)
+    click.echo(json.dumps(told.as_dict(), indent=2) if as_json else str(told))
+
+
+@cli.command("demo")
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"))
+@click.option("--seconds", type=click.IntRange(2, 3600), default=60, show_default=True, help="length of the recording")
+@click.option("--quiet", is_flag=True, help="print nothing but errors")
+def demo_command(output: Path, seconds: int, quiet: bool) -> None:
+    """Render an arena with moving animals, estimate its background, and print the error against the truth."""
+    with Meter(shown=not quiet) as meter:
+        told = run_demo(output, seconds, meter.update)
+    if not quiet:
+        click.echo(told)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(
+        cv2.utils.logging.LOG_LEVEL_SILENT
+    )  # our one line says it; OpenCV's would come on top
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="gpu-bgstat", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: nothing was written", err=True)
+        return 130
+    except BgstatError as error:
+        click.echo(f"gpu-bgstat: {error}", err=True)
+        return 1
+    return 0

@@ -1,0 +1,180 @@
+"""Config: every knob of an estimate, validated, with its unit; and the presets."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from gpu_bgstat.errors import ConfigError
+
+MAX_SAMPLES_LIMIT = 65_535  # sums and counts of this many 16-bit samples still fit 64 bits
+
+_CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d{1,2}):(?P<s>\d{1,2}(?:\.\d+)?)$")
+_FRAME_NUMBER = re.compile(r"(?P<n>\d+)f$")
+
+
+def position(value: Any) -> float | str:
+    """A place in a recording: 90 or "90.5" (seconds), "1:30" or "00:01:30.5", "2700f" (frame 2700, from 0).
+
+    Seconds come back as a float, frame numbers as the string "2700f"; raises ValueError on anything else.
+    """
+    text = str(value).strip()
+    if _FRAME_NUMBER.match(text):
+        return text
+    if clock := _CLOCK.match(text):
+        minutes = int(clock["h"] or 0) * 60 + int(clock["m"])
+        return minutes * 60 + float(clock["s"])
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if isinstance(value, bool) or not 0 <= seconds < math.inf:
+        raise ValueError("must be seconds (90.5), a clock time (HH:MM:SS) or a frame number (2700f)")
+    return seconds
+
+
+def frame_number(place: float | str) -> int | None:
+    """The frame number that a position names, or None if it is in seconds."""
+    return int(place[:-1]) if isinstance(place, str) else None
+
+
+def _whole(value: Any) -> Any:
+    """NumPy integers are whole numbers too; True is not."""
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
+
+
+def _rectangle(value: Any) -> Any:
+    """Accepts "X,Y,W,H" beside a sequence of four numbers."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+Position = Annotated[float | str, BeforeValidator(position)]
+Pixels = Annotated[int, BeforeValidator(_whole)]
+
+
+class Config(BaseModel):
+    """The settings of one estimate. Immutable; a bad value raises ConfigError with one line.
+
+    The names are those of the command's options (`max_samples` is `--max-samples`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every: Annotated[int, BeforeValidator(_whole)] = Field(
+        100, ge=1, description="frames: the N-th, 2N-th, 3N-th … frame of the range is a sample"
+    )
+    max_samples: Annotated[int, BeforeValidator(_whole)] = Field(
+        600, ge=2, le=MAX_SAMPLES_LIMIT, description="samples: at most this many are kept"
+    )
+    keep: Literal["recent", "spread"] = Field(
+        "spread", description="which samples stay when there are more: the newest, or evenly spread ones"
+    )
+    threshold: float = Field(
+        4.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="squared grey levels: a pixel is stable if no channel varies more (compared as float32)",
+    )
+    fill: Literal["median", "global"] = Field(
+        "median",
+        description="what unstable pixels show: their own median, or the median of all stable pixels",
+    )
+    gray: bool = Field(False, description="estimate in grey (COLOR_BGR2GRAY) instead of in colour")
+    depth: Literal[8, 16] | None = Field(
+        None, description="bits a sample; default: 8 for video, the array's own for images and stacks"
+    )
+    roi: Annotated[tuple[Pixels, Pixels, Pixels, Pixels], BeforeValidator(_rectangle)] | None = Field(
+        None, description="pixels X,Y,W,H: only this part of the frame, which must contain it"
+    )
+    start: Position | None = Field(
+        None, description="seconds, HH:MM:SS, or a frame number such as 2700f: the first frame of the range"
+    )
+    end: Position | None = Field(
+        None, description="seconds, HH:MM:SS, or a frame number such as 2700f: the first frame left out"
+    )
+    duration: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="seconds from the start of the range; live sources need it"
+    )
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="where to compute: the GPU if there is one, the CPU, or the GPU or nothing"
+    )
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ConfigError(_one_line(error)) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.roi is not None:
+            x, y, width, height = self.roi
+            if min(x, y) < 0 or min(width, height) < 1:
+                raise ValueError(f"roi={x},{y},{width},{height} is no rectangle: X,Y from 0, W,H from 1")
+        if self.end is not None and self.duration is not None:
+            raise ValueError("end and duration exclude each other: give one of them")
+        if isinstance(self.start, str) and self.duration is not None:
+            raise ValueError(f"duration is in seconds, start={self.start} is a frame number: use end instead")
+        start, end = self.start, self.end
+        if isinstance(start, str) and isinstance(end, str):
+            empty = int(start[:-1]) >= int(end[:-1])
+        else:
+            empty = isinstance(end, float) and isinstance(start, float | None) and (start or 0.0) >= end
+        if empty:
+            raise ValueError(f"end={end} is not after start={start or 0}")
+        return self
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> Config:
+        """The preset of that name with some settings overridden."""
+        if name not in PRESETS:
+            raise ConfigError(f"preset={name!r} is unknown: use one of {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **overrides})
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """The inverse of `to_json`; raises ConfigError on broken JSON and on bad values."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigError(_one_line(error)) from None
+
+    def to_json(self) -> str:
+        return self.model_dump_json()
+
+
+# The cassette that this project grew from, as it documents itself, and what a user wants.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "cassette": {
+        "every": 100,
+        "max_samples": 600,
+        "keep": "recent",
+        "threshold": 4.0,
+        "fill": "global",
+        "gray": False,
+    },
+}
+
+
+def _one_line(error: ValidationError) -> str:
+    """All complaints in one line: `every=0: Input should be greater than or equal to 1`."""
+    parts = []
+    for item in error.errors(include_url=False):
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "no such setting"
+        name = str(item["loc"][0]) if item["loc"] else ""
+        known = Config.model_fields.get(name)
+        unit = f" ({known.description})" if known else ""
+        parts.append(f"{name}={item['input']!r}: {message}{unit}" if name else message)
+    return "; ".join(dict.fromkeys(parts))

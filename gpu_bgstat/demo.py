@@ -1,0 +1,63 @@
+"""The demonstration: film a synthetic arena, estimate its background, and hold it against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gpu_bgstat.arena import Arena
+from gpu_bgstat.config import Config
+from gpu_bgstat.frames import Background, Image
+from gpu_bgstat.outputs import writable
+from gpu_bgstat.outputs.pictures import colored, encode
+from gpu_bgstat.pipeline import Progress, estimate
+
+
+def run_demo(folder: Path, seconds: int, on_progress: Callable[[Progress], None] | None = None) -> str:
+    """Leaves arena.mp4, truth.png, demo.png and the estimate's outputs in `folder`; returns what to tell.
+
+    Raises OutputError if the folder cannot be written to.
+    """
+    arena = Arena()
+    count = seconds * arena.frames_per_s
+    recording = folder / "arena.mp4"
+    with writable(folder):
+        arena.film(recording, count)
+        truth = arena.truth()
+        background = estimate(recording, Config(every=max(1, count // 180)), on_progress)
+        background.save(folder)
+        frame = next(islice(arena.frames(count), count - 1, None))
+        (folder / "truth.png").write_bytes(encode(".png", truth))
+        (folder / "demo.png").write_bytes(encode(".png", panel(frame, background)))
+    mean_error, wrong_share = error_against(background.background, truth)
+    one_frame, one_wrong = error_against(frame, truth)
+    return (
+        f"{recording}: {count} frames, {arena.animals} animals, "
+        f"{len(background.samples)} samples, {background.run.timings_s['total']:.2f} s\n"
+        f"error against the true background: {mean_error:.2f} grey levels (AGE), "
+        f"{100 * wrong_share:.2f} % of the pixels wrong by more than 20 (pEPs)\n"
+        f"a single frame, for comparison:    {one_frame:.2f} grey levels, {100 * one_wrong:.2f} %\n"
+        f"look at {folder / 'demo.png'} and {folder / 'report.html'}"
+    )
+
+
+def error_against(estimated: Image, truth: Image) -> tuple[float, float]:
+    """AGE, the mean absolute error in grey levels, and pEPs, the share of pixels whose error exceeds 20."""
+    grey = [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.int16) for image in (estimated, truth)]
+    error = np.abs(grey[0] - grey[1])
+    return float(error.mean()), float((error > 20).mean())
+
+
+def panel(frame: Image, background: Background) -> Image:
+    """A frame, the background and the variance side by side, labelled."""
+    pictures = {"a frame": frame, "the background": background.background, "the variance": colored(background.heatmap)}
+    labelled = []
+    for label, picture in pictures.items():
+        strip = np.full((44, picture.shape[1], 3), 24, np.uint8)
+        cv2.putText(strip, label, (14, 31), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (235, 235, 235), 1, cv2.LINE_AA)
+        labelled.append(np.vstack([strip, picture]))
+    return np.hstack(labelled)

@@ -1,0 +1,29 @@
+"""Every error that gpu_bgstat raises on purpose. Each message says what is wrong, the value, and what to do."""
+
+
+class BgstatError(Exception):
+    """The common kind; the command prints its one line and exits with 1."""
+
+
+class ConfigError(BgstatError, ValueError):
+    """A setting is wrong in itself, or does not fit the recording (a region outside the frame)."""
+
+
+class SourceError(BgstatError):
+    """A recording cannot be opened or read."""
+
+
+class FrameError(BgstatError, ValueError):
+    """An array is not a frame: wrong shape, wrong type, or values that are no numbers."""
+
+
+class TooFewSamplesError(BgstatError):
+    """Fewer than two samples: there is no background."""
+
+
+class DeviceError(BgstatError):
+    """The device asked for is not there, or failed."""
+
+
+class OutputError(BgstatError):
+    """A result could not be written; what stood there before is untouched."""

@@ -1,0 +1,145 @@
+"""BackgroundEstimator: setup, collect, finalize. The heart; `pipeline` feeds it from a source."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+import cv2
+
+from gpu_bgstat import backends
+from gpu_bgstat.config import Config
+from gpu_bgstat.conform import Conformer
+from gpu_bgstat.errors import BgstatError, DeviceError, TooFewSamplesError
+from gpu_bgstat.finalize import finalize, middle_ranks
+from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Run, Sample
+from gpu_bgstat.ring import Ring
+from gpu_bgstat.schedule import Planned, Running
+
+
+class BackgroundEstimator:
+    """Collects samples of a fixed camera's frames, and reduces them to a background at any time.
+
+        with BackgroundEstimator(Config(every=10)) as estimator:
+            for frame in frames:            # (H, W) or (H, W, 3) BGR
+                estimator.collect(frame)
+            background = estimator.finalize()
+
+    Nothing is allocated, and no device is touched, before `setup` or the first sample.
+    """
+
+    def __init__(self, config: Config | None = None, *, plan: Planned | Running | None = None) -> None:
+        """`plan` replaces the schedule that `config` describes, where the recording's length is known."""
+        self.config = config or Config()
+        self.warnings: list[str] = []
+        self._plan = plan or Running(self.config)
+        self._conform: Conformer | None = None
+        self._ring: Ring | None = None
+        self._device = ""
+        self._seen = 0
+
+    def setup(self, spec: FrameSpec) -> None:
+        """Selects the device and allocates the ring for frames of this spec; `add` does it with its first frame.
+
+        Raises ConfigError if the region of interest does not fit, DeviceError if the samples do not.
+        """
+        if self._ring is not None:
+            raise BgstatError("setup was called before: one estimator is for one recording")
+        backend = backends.select(self.config.device)
+        conform = Conformer(spec, self.config)
+        slots = self.config.max_samples
+        if isinstance(self._plan, Planned):
+            slots = max(1, len(self._plan.indices))
+        self._check_memory(slots * conform.spec.bytes, backend.free_bytes())
+        self._device, self._conform = backend.name, conform
+        self._ring = Ring(backend, slots, conform.spec)
+
+    def _check_memory(self, need: int, free: int | None) -> None:
+        if free is None or need <= free:
+            return
+        sizes = f"the samples need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free"
+        advice = "lower max_samples, or use gray or a roi"
+        if isinstance(self._plan, Planned):
+            raise DeviceError(f"{sizes}: {advice}")
+        self.warnings.append(f"when the ring is full, {sizes}: {advice}")
+
+    def collect(self, frame: Image, index: int | None = None, time_s: float | None = None) -> bool:
+        """Shows a frame to the schedule, which may take it as a sample; returns whether it did.
+
+        index    its place in the recording, from 0; by default the place after the last one
+        time_s   seconds since the first frame; needed only if the range is given in seconds
+
+        Raises FrameError if a frame that is due is no frame; the samples so far are safe.
+        """
+        index = self._seen if index is None else index
+        self._seen = max(self._seen, index + 1)
+        if not self._plan.due(index, time_s):
+            return False
+        return self.add(Frame(index, time_s, frame))
+
+    def add(self, frame: Frame) -> bool:
+        """Takes a frame that is due; returns False if thinning to make room for it made it undue."""
+        if self._ring is None or self._conform is None:
+            self.setup(FrameSpec.of(frame.pixels))
+        assert self._ring is not None and self._conform is not None
+        pixels = self._conform(frame.pixels)
+        if self._ring.full and isinstance(self._plan, Running) and self.config.keep == "spread":
+            self._plan.double()
+            self._ring.thin(self._plan.survives)
+            if not self._plan.survives(frame.index):
+                return False
+        brightness = sum(cv2.sumElems(pixels)) / pixels.size
+        self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness))
+        return True
+
+    def finalize(self) -> Background:
+        """The background of the samples so far; collecting may go on afterwards.
+
+        Raises TooFewSamplesError if there are fewer than two.
+        """
+        count = len(self._ring) if self._ring else 0
+        if self._ring is None or self._conform is None or count < 2:
+            raise TooFewSamplesError(
+                f"a background needs at least 2 samples, and there {'is' if count == 1 else 'are'} {count}: "
+                f"lower every={self.config.every}, or widen the range"
+            )
+        started = time.perf_counter()
+        reduced = self._ring.reduce(middle_ranks(count))
+        reduced_at = time.perf_counter()
+        background, stable, heat = finalize(reduced, self.config)
+        timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
+        run = Run(
+            device=self._device,
+            frames_seen=self._seen,
+            resized=self._conform.resized,
+            sample_bytes=count * self._conform.spec.bytes,
+            warnings=(*self.warnings, *self._oddities()),
+            timings_s=timings,
+        )
+        return Background(background, reduced.variance, stable, heat, self._ring.samples, self.config, run)
+
+    def _oddities(self) -> list[str]:
+        assert self._conform is not None
+        dtype = self._conform.spec.dtype
+        notes = [
+            f"frames of type {name} were clipped to the range of {dtype} and truncated"
+            for name in sorted(self._conform.clipped)
+        ]
+        if self._conform.resized:
+            notes.append(f"{self._conform.resized} samples had another size than the first and were resized to it")
+        return notes
+
+    def close(self) -> None:
+        """Gives the ring's memory back; the estimator cannot be used afterwards."""
+        if self._ring is not None:
+            self._ring.close()
+        self._ring = self._conform = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

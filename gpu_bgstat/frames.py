@@ -1,0 +1,141 @@
+"""The data that travels: frames and their shape, samples, statistics, and the background itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_bgstat.config import Config
+from gpu_bgstat.errors import FrameError
+
+Image = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """Size and type of a frame: (height, width) in grey, (height, width, 3) in colour (BGR)."""
+
+    width: int
+    height: int
+    channels: int
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, frame: Image) -> FrameSpec:
+        """The spec of an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); raises FrameError on others.
+
+        Alpha is dropped. Types other than uint8 and uint16 become uint8 by clipping, as in the cassette.
+        """
+        if frame.ndim not in (2, 3) or 0 in frame.shape or (frame.ndim == 3 and frame.shape[2] not in (1, 3, 4)):
+            raise FrameError(f"shape {frame.shape} is no frame: give (H, W), or (H, W, 3) in BGR order")
+        if frame.dtype.kind not in "uif":
+            raise FrameError(f"type {frame.dtype} is no frame: give uint8 or uint16")
+        channels = 1 if frame.ndim == 2 or frame.shape[2] == 1 else 3
+        dtype = np.uint16 if frame.dtype == np.uint16 else np.uint8
+        return cls(frame.shape[1], frame.shape[0], channels, np.dtype(dtype))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.height, self.width) if self.channels == 1 else (self.height, self.width, self.channels)
+
+    @property
+    def values(self) -> int:
+        """Values a frame: pixels times channels."""
+        return self.height * self.width * self.channels
+
+    @property
+    def bytes(self) -> int:
+        return self.values * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        kind = "grey" if self.channels == 1 else "colour"
+        return f"{self.width}x{self.height} {kind}, {self.dtype.itemsize * 8} bit"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame on its way from a source: its index from 0, its time, and its pixels."""
+
+    index: int
+    time_s: float | None  # since the first frame; None where the source knows no times
+    pixels: Image
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """How many frames a recording shows, and when: `times_s` has shape (frames,), or is None if unknown."""
+
+    frames: int
+    times_s: NDArray[np.float64] | None = None
+
+
+class Plan(Protocol):
+    """Which frames a source should yield."""
+
+    @property
+    def indices(self) -> Sequence[int] | None:
+        """All of them in order, or None where only asking frame by frame can tell."""
+
+    def due(self, index: int, time_s: float | None) -> bool:
+        """Whether this frame is a sample; asked once for each frame, in order."""
+
+    def over(self, index: int, time_s: float | None) -> bool:
+        """Whether this frame and all later ones are beyond the range."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of the estimate: where it comes from, and its mean grey level (over pixels and channels)."""
+
+    index: int
+    time_s: float | None
+    brightness: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """What happened on the way from the source to the background; all that the report tells beside pixels."""
+
+    source: str = "frames from Python"
+    container: dict[str, Any] = field(default_factory=dict)  # format, codec, size, rate: what the header says
+    device: str = ""
+    frames_seen: int = 0
+    damaged: int = 0
+    resized: int = 0
+    sample_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+    timings_s: dict[str, float] = field(default_factory=dict)  # stage -> seconds
+
+
+@dataclass(frozen=True)
+class Background:
+    """The empty arena, and how far to trust it.
+
+    background  (H, W) or (H, W, 3) BGR, uint8 or uint16 as the samples
+    variance    same shape, float32, in squared grey levels
+    stable      (H, W) bool: no channel varies by more than `config.threshold`
+    heatmap     (H, W) uint8: the variance, scaled by its 99th percentile
+    samples     in order of their index
+    """
+
+    background: Image
+    variance: NDArray[np.float32]
+    stable: NDArray[np.bool_]
+    heatmap: NDArray[np.uint8]
+    samples: tuple[Sample, ...]
+    config: Config
+    run: Run
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes the pictures, the variance and the report into `folder`, all of them or none.
+
+        Raises OutputError, with what stood there before untouched.
+        """
+        from gpu_bgstat.outputs import save  # the one arrow downwards: a convenience for users
+
+        return save(self, Path(folder))

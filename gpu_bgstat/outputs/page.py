@@ -1,0 +1,117 @@
+"""report.html: one self-contained page with the pictures, the samples' brightness and the figures, fit to be mailed."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path, PurePath
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from gpu_bgstat.frames import Background, Image, Sample
+from gpu_bgstat.outputs.pictures import colored, encode, preview
+from gpu_bgstat.outputs.report import report
+
+_TEMPLATE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
+
+
+def report_html(background: Background) -> bytes:
+    """The page. Pictures are previews of at most 1280 pixels a side; the files beside it have every pixel."""
+    facts = report(background)
+    stable = background.stable.astype(np.uint8) * 255
+    page = _TEMPLATE.substitute(
+        title=escape(PurePath(background.run.source).name or background.run.source),
+        lead=escape(_lead(facts)),
+        warnings=_warnings(background.run.warnings),
+        background=_data_uri(".jpg", background.background),
+        heatmap=_data_uri(".jpg", colored(background.heatmap)),
+        stable=_data_uri(".png", stable),
+        count=len(background.samples),
+        variance_note=escape(f"The median pixel varies by {float(np.median(background.variance)):.3g}."),
+        stable_share=escape(f"{100 * facts['stable_share']:.1f} %"),
+        threshold=escape(f"{background.config.threshold:g}"),
+        plot=brightness_plot(background.samples),
+        figures=_rows(_figures(facts)),
+        settings=_rows({name: _plain(value) for name, value in facts["config"].items()}),
+    )
+    return page.encode()
+
+
+def _lead(facts: Mapping[str, Any]) -> str:
+    image, frames = facts["image"], facts["frames"]
+    kind = "grey" if image["channels"] == 1 else "colour"
+    size = f"{image['width']} × {image['height']} pixels, {kind}, {image['bits']} bit"
+    return f"{frames['sampled']} samples from {frames['seen']} frames; {size}"
+
+
+def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The facts that a reader wants first, as label and text."""
+    header = {key: _plain(value) for key, value in facts["container"].items() if key != "parts"}
+    samples = facts["samples"]
+    last = samples[-1]["time_s"]
+    span = f"frames {samples[0]['index']} to {samples[-1]['index']}"
+    if last is not None:
+        span += f", {samples[0]['time_s']:.1f} s to {last:.1f} s"
+    return {
+        "source": facts["source"],
+        **header,
+        "samples span": span,
+        "damaged": str(facts["frames"]["damaged"]),
+        "sample memory": f"{facts['sample_bytes'] / 1e6:.1f} MB",
+        "device": facts["device"],
+        "time": ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in facts["timings_s"].items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+    }
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _rows(entries: Mapping[str, str]) -> str:
+    return "".join(
+        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(text)}</td></tr>" for name, text in entries.items()
+    )
+
+
+def _warnings(warnings: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
+    return f'<section class="card warn"><h2>Please note</h2><ul>{items}</ul></section>' if items else ""
+
+
+def _data_uri(suffix: str, image: Image) -> str:
+    kind = {".jpg": "jpeg", ".png": "png"}[suffix]
+    return f"data:image/{kind};base64,{b64encode(encode(suffix, preview(image))).decode()}"
+
+
+def brightness_plot(samples: tuple[Sample, ...]) -> str:
+    """An SVG of brightness over time (over frame numbers where there are no times), at least one grey level high.
+
+    left edge x=56, right x=984, top y=12, bottom y=188
+    """
+    timed = all(sample.time_s is not None for sample in samples)
+    x = np.array([sample.time_s if timed else sample.index for sample in samples], dtype=float)
+    y = np.array([sample.brightness for sample in samples])
+    low, high = float(y.min()), float(y.max())
+    if high - low < 1:
+        low, high = (low + high - 1) / 2, (low + high + 1) / 2
+    width = float(x[-1] - x[0]) or 1.0
+    px = 56 + (x - x[0]) / width * 928
+    py = 188 - (y - low) / (high - low) * 176
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(px, py, strict=True))
+    dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2"/>' for a, b in zip(px, py, strict=True))
+    unit = "s" if timed else "frame"
+    return (
+        '<svg viewBox="0 0 1000 220" role="img" aria-label="Brightness of the samples over time">'
+        '<path class="axis" d="M56 12V188H984" fill="none"/>'
+        f'<text x="48" y="20" text-anchor="end">{high:.1f}</text>'
+        f'<text x="48" y="188" text-anchor="end">{low:.1f}</text>'
+        f'<text x="56" y="208">{x[0]:.6g} {unit}</text>'
+        f'<text x="984" y="208" text-anchor="end">{x[-1]:.6g} {unit}</text>'
+        f'<polyline class="curve" points="{points}"/>{dots if len(samples) <= 200 else ""}</svg>'
+    )

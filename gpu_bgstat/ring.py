@@ -1,0 +1,64 @@
+"""The last T samples: one preallocated block on the backend's device, and which sample lies where.
+
+The live samples are always the first `len(ring)` slots. Their order among the slots means nothing: sums and
+ranks do not depend on it.
+
+    recent, 4 slots    [0][1][2][3] + 4  ►  [4][1][2][3]
+    thinned            [0][1][2][3]      ►  [3][1] .  .      (1 and 3 survive, 3 moves into the hole)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gpu_bgstat.backends.backend import Backend, Reduced
+from gpu_bgstat.frames import FrameSpec, Image, Sample
+
+
+class Ring:
+    """`slots` samples of one spec. Adding to a full ring overwrites the oldest sample."""
+
+    def __init__(self, backend: Backend, slots: int, spec: FrameSpec) -> None:
+        self._slots = slots
+        self._store = backend.store(slots, spec)
+        self._samples: list[Sample] = []
+        self._oldest = 0  # the slot that is overwritten next, once the ring is full
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def full(self) -> bool:
+        return len(self._samples) == self._slots
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The live samples in order of their index."""
+        return tuple(sorted(self._samples, key=lambda sample: sample.index))
+
+    def add(self, pixels: Image, sample: Sample) -> None:
+        if not self.full:
+            self._store.put(len(self._samples), pixels)
+            self._samples.append(sample)
+            return
+        self._store.put(self._oldest, pixels)
+        self._samples[self._oldest] = sample
+        self._oldest = (self._oldest + 1) % self._slots
+
+    def thin(self, survives: Callable[[int], bool]) -> None:
+        """Drops every sample whose index does not survive; moves at most as many samples as are dropped."""
+        kept = [slot for slot, sample in enumerate(self._samples) if survives(sample.index)]
+        live = len(kept)
+        holes = sorted(set(range(live)) - set(kept))
+        for hole, slot in zip(holes, [slot for slot in kept if slot >= live], strict=True):
+            self._store.move(slot, hole)
+            self._samples[hole] = self._samples[slot]
+        del self._samples[live:]
+        self._oldest = 0
+
+    def reduce(self, ranks: Sequence[int]) -> Reduced:
+        """The variance and these order statistics (ranks from 0) over the live samples."""
+        return self._store.reduce(len(self._samples), ranks)
+
+    def close(self) -> None:
+        self._store.close()

@@ -1,0 +1,133 @@
+"""Which frames are sampled: integers and times only, no pixels.
+
+    every=3                    ..x..x..x..x..x..x          (x is a sample, . is skipped)
+    keep=recent, 3 at most     ...........x..x..x
+    keep=spread, 3 at most     .....x.....x.....x          thinned evenly, the last sample included
+
+Where the length is known before reading, the plan is `Planned`. Where it is not (a camera, a pipe), it is
+`Running`: `recent` drops the oldest sample for each new one, `spread` doubles its interval each time that
+the ring is full, so that the samples always span all that was seen, and are at least half of the limit.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from gpu_bgstat.config import Config, frame_number
+from gpu_bgstat.errors import ConfigError
+from gpu_bgstat.frames import Timeline
+
+
+def spread(total: int, limit: int) -> list[int]:
+    """At most `limit` of the indices 0 .. total-1, evenly spaced, the last one included.
+
+    total=10, limit=3:  ...x..x..x
+    """
+    if total <= limit:
+        return list(range(total))
+    return [-(-(k + 1) * total // limit) - 1 for k in range(limit)]
+
+
+class Planned:
+    """A plan made before reading: the samples are known one by one."""
+
+    def __init__(self, indices: Sequence[int], stop: int) -> None:
+        self.indices = tuple(indices)
+        self.stop = stop  # reading goes on to here, to learn whether the recording is as long as foretold
+        self._next = 0
+
+    def due(self, index: int, time_s: float | None) -> bool:
+        while self._next < len(self.indices) and self.indices[self._next] < index:
+            self._next += 1
+        return self._next < len(self.indices) and self.indices[self._next] == index
+
+    def over(self, index: int, time_s: float | None) -> bool:
+        return index >= self.stop
+
+
+class Running:
+    """A plan for a recording of unknown length: each frame is judged as it comes."""
+
+    indices: None = None
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.stride = 1  # every stride-th of the every-th frames; spread doubles it when the ring is full
+        self._first: tuple[int, float | None] | None = None
+
+    def due(self, index: int, time_s: float | None) -> bool:
+        if self._first is None:
+            if not _reached(self._config.start, index, time_s, "start"):
+                return False
+            self._first = (index, time_s)
+        if self.over(index, time_s):
+            return False
+        return (index - self._first[0] + 1) % (self._config.every * self.stride) == 0
+
+    def over(self, index: int, time_s: float | None) -> bool:
+        config = self._config
+        if config.end is not None:
+            return _reached(config.end, index, time_s, "end")
+        if config.duration is None or self._first is None:
+            return False
+        if time_s is None or self._first[1] is None:
+            raise ConfigError(f"duration={config.duration} s needs frame times, and this source has none")
+        return time_s - self._first[1] >= config.duration
+
+    def double(self) -> None:
+        """From now on takes every second of what would have been samples."""
+        self.stride *= 2
+
+    def survives(self, index: int) -> bool:
+        """Whether a sample taken earlier is one of the thinned schedule too."""
+        first = self._first[0] if self._first else 0
+        return (index - first + 1) % (self._config.every * self.stride) == 0
+
+
+def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
+    """The samples that `config` asks of a recording with this timeline.
+
+    Raises ConfigError if the range needs times that the recording does not have.
+    """
+    if timeline is None:
+        return Running(config)
+    first, stop = _range(timeline, config)
+    candidates = range(first + config.every - 1, stop, config.every)
+    if config.keep == "recent":
+        return Planned(candidates[-config.max_samples :], stop)
+    return Planned([candidates[k] for k in spread(len(candidates), config.max_samples)], stop)
+
+
+def _range(timeline: Timeline, config: Config) -> tuple[int, int]:
+    """Frame numbers [first, stop) of the range that `start`, `end` and `duration` name."""
+    first = 0 if config.start is None else _locate(timeline, config.start, "start")
+    stop = timeline.frames
+    if config.end is not None:
+        stop = _locate(timeline, config.end, "end")
+    elif config.duration is not None and first < timeline.frames:
+        start_s = 0.0 if timeline.times_s is None else float(timeline.times_s[first])
+        stop = _locate(timeline, start_s + config.duration, "duration")
+    return first, max(first, stop)
+
+
+def _locate(timeline: Timeline, place: float | str, name: str) -> int:
+    """The first frame at or after a place; the number of frames if there is none."""
+    number = frame_number(place)
+    if number is not None:
+        return min(number, timeline.frames)
+    if timeline.times_s is None:
+        raise ConfigError(f"{name}={place} s needs frame times, and this source has none: use a frame number, 2700f")
+    return bisect_left(timeline.times_s, float(place))
+
+
+def _reached(place: float | str | None, index: int, time_s: float | None, name: str) -> bool:
+    """Whether a frame lies at or after a place; None is the very beginning."""
+    if place is None:
+        return True
+    number = frame_number(place)
+    if number is not None:
+        return index >= number
+    if time_s is None:
+        raise ConfigError(f"{name}={place} s needs frame times, and this source has none: use a frame number, 2700f")
+    return time_s >= float(place)

@@ -1,0 +1,90 @@
+"""One file a kind of input. `open_source` tells by its look what it was given."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from natsort import natsorted
+
+from gpu_bgstat.errors import SourceError
+from gpu_bgstat.frames import Image
+from gpu_bgstat.sources import images
+from gpu_bgstat.sources.arrays import IterableSource, StackSource, load_stack
+from gpu_bgstat.sources.camera import CameraSource
+from gpu_bgstat.sources.images import ImageSource
+from gpu_bgstat.sources.joined import JoinedSource
+from gpu_bgstat.sources.source import Source
+from gpu_bgstat.sources.tiff import TiffSource
+from gpu_bgstat.sources.video import VideoSource
+
+SourceLike = Source | str | Path | Sequence[str] | Sequence[Path] | Image | Iterable[Image]
+
+
+def open_source(given: SourceLike, depth: int | None = None) -> Source:
+    """The source behind a path, a glob, `camera:0`, a URL, a list of paths, an array, or an iterable of frames.
+
+    depth  bits a sample for video: 8 or 16; other kinds keep their own
+    Raises SourceError if it cannot be opened or holds no frames.
+    """
+    if isinstance(given, Source):
+        return given
+    if isinstance(given, np.ndarray):
+        return StackSource(given)
+    if isinstance(given, str | Path):
+        return _open_text(str(given), depth)
+    if not isinstance(given, Iterable):
+        raise SourceError(f"{type(given).__name__} is no source: give a path, an array, or frames")
+    if isinstance(given, Sequence) and given and all(isinstance(part, str | Path) for part in given):
+        return _open_many([str(part) for part in given], depth)
+    return IterableSource(cast("Iterable[Image]", given))
+
+
+def _open_text(text: str, depth: int | None) -> Source:
+    if text.startswith("camera:") or "://" in text:
+        return CameraSource(text)
+    path = Path(text)
+    if not path.exists() and glob.has_magic(text):
+        matches: list[str] = natsorted(glob.glob(text, recursive=True))
+        if not matches:
+            raise SourceError(f"no file matches {text}")
+        return _open_many(matches, depth, text)
+    return _open_path(path, depth)
+
+
+def _open_many(texts: Sequence[str], depth: int | None, name: str | None = None) -> Source:
+    """Single images become one sequence; anything else is joined in order."""
+    paths = [Path(text) for text in texts]
+    for path in paths:
+        if not path.exists():
+            raise SourceError(f"{path} does not exist")
+    if len(paths) > 1 and all(path.suffix.lower() in images.SUFFIXES for path in paths):
+        return ImageSource(name or f"{paths[0]} … {paths[-1]}", paths)
+    parts = [_open_path(path, depth) for path in paths]
+    return parts[0] if len(parts) == 1 else JoinedSource(parts)
+
+
+def _open_path(path: Path, depth: int | None) -> Source:
+    if not path.exists():
+        raise SourceError(f"{path} does not exist")
+    if path.is_dir():
+        return ImageSource(str(path), images.in_folder(path))
+    if path.is_file() and not path.stat().st_size:
+        raise SourceError(f"{path} is empty")
+    suffix = path.suffix.lower()
+    if suffix in _BY_SUFFIX:
+        return _BY_SUFFIX[suffix](path)
+    if suffix in images.SUFFIXES:
+        return ImageSource(str(path), [path])
+    return VideoSource(path, depth)
+
+
+_BY_SUFFIX: dict[str, Callable[[Path], Source]] = {
+    ".tif": TiffSource,
+    ".tiff": TiffSource,
+    ".npy": load_stack,
+    ".npz": load_stack,
+}

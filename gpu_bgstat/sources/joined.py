@@ -1,0 +1,95 @@
+"""A recording that was split into several files is one source: their frames in order, numbered through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from gpu_bgstat.frames import Frame, Plan, Timeline
+from gpu_bgstat.sources.source import Source
+
+
+class _Shifted:
+    """A plan as one part sees it, whose first frame is number `frames` of the whole, at `seconds`."""
+
+    def __init__(self, plan: Plan, frames: int, seconds: float | None) -> None:
+        self._plan = plan
+        self._frames = frames
+        self._seconds = seconds
+        indices = plan.indices
+        self.indices = None if indices is None else [index - frames for index in indices if index >= frames]
+
+    def time_s(self, time_s: float | None) -> float | None:
+        return None if time_s is None or self._seconds is None else time_s + self._seconds
+
+    def due(self, index: int, time_s: float | None) -> bool:
+        return self._plan.due(index + self._frames, self.time_s(time_s))
+
+    def over(self, index: int, time_s: float | None) -> bool:
+        return self._plan.over(index + self._frames, self.time_s(time_s))
+
+
+class JoinedSource(Source):
+    """Several sources, one after the other. A part begins one mean frame interval after the last frame before it."""
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        super().__init__(", ".join(part.name for part in parts))
+        self._parts = list(parts)
+        self.spec = parts[0].spec
+        self.container = {"format": "joined", "parts": [part.container for part in parts]}
+        self.timeline = self._whole()
+
+    def _whole(self) -> Timeline | None:
+        timelines = [part.timeline for part in self._parts]
+        if any(timeline is None for timeline in timelines):
+            return None
+        known = [timeline for timeline in timelines if timeline is not None]
+        frames = sum(timeline.frames for timeline in known)
+        times = []
+        begin: float | None = 0.0
+        for timeline in known:
+            if timeline.times_s is None or begin is None:
+                return Timeline(frames)
+            times.append(timeline.times_s + begin)
+            begin = _end(timeline, begin)
+        return Timeline(frames, np.concatenate(times))
+
+    def read(self, plan: Plan) -> Iterator[Frame]:
+        self.begin()
+        frames = 0  # where the part begins, in the whole
+        begin: float | None = 0.0
+        for part in self._parts:
+            shifted = _Shifted(plan, frames, begin)
+            for frame in part.read(shifted):
+                self._gather()
+                yield Frame(frame.index + frames, shifted.time_s(frame.time_s), frame.pixels)
+            self._gather()
+            frames += part.seen
+            if part.timeline is None or part.seen < part.timeline.frames:
+                return  # the plan was over within this part
+            begin = None if begin is None else _end(part.timeline, begin)
+        self.timeline = self._whole()
+
+    def _gather(self) -> None:
+        self.seen = sum(part.seen for part in self._parts)
+        self.damaged = sum(part.damaged for part in self._parts)
+        self.warnings = [f"{part.name}: {warning}" for part in self._parts for warning in part.warnings]
+
+    def begin(self) -> None:
+        super().begin()
+        for part in self._parts:
+            part.begin()
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
+
+
+def _end(timeline: Timeline, begin: float) -> float | None:
+    """When the part after this one begins, if this one begins at `begin`."""
+    times = timeline.times_s
+    if times is None or not len(times):
+        return None
+    interval = float(times[-1] - times[0]) / max(1, len(times) - 1)
+    return begin + float(times[-1]) + interval

@@ -1,0 +1,43 @@
+"""What every kind of input offers to the pipeline."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
+
+
+class Source(ABC):
+    """A recording, opened. Making one checks that it can be read, and decodes no more than its first frame."""
+
+    name: str
+    container: dict[str, Any]  # what the header says, for the report
+    spec: FrameSpec | None  # of its frames; None if only reading tells
+    timeline: Timeline | None  # None if only reading tells; corrected by a complete read
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.container = {}
+        self.spec = None
+        self.timeline = None
+        self.seen = 0  # frames met by the current or last read
+        self.damaged = 0  # frames or packets among them that could not be decoded whole
+        self.warnings: list[str] = []
+
+    @abstractmethod
+    def read(self, plan: Plan) -> Iterator[Frame]:
+        """The frames that are due, in order; may be called again, and starts anew then if the input allows it.
+
+        A frame's pixels are the receiver's to keep. Raises SourceError when the recording cannot be read at all;
+        damage in the middle is counted and told in `warnings`.
+        """
+
+    def begin(self) -> None:
+        """Forgets what the last read met."""
+        self.seen = self.damaged = 0
+        self.warnings = []
+
+    def close(self) -> None:  # noqa: B027 (most kinds hold nothing open)
+        """Gives files and devices back."""
