@@ -83,7 +83,8 @@ class Arena:
             else:
                 stream.bit_rate = 8_000_000
             for pixels in self.frames(count):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="bgr24")))
+                planes = cv2.cvtColor(pixels, cv2.COLOR_BGR2YUV_I420)  # rounds, where swscale truncates
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
             container.mux(stream.encode())
 
 
