@@ -1,4 +1,4 @@
-"""The CPU: the ring is one NumPy block in memory. `tiles` does the arithmetic, `variance` and `ranks` here specify it."""
+"""The CPU: the ring is one NumPy block in memory. `tiles` reduces it; `variance` and `ranks` here specify how."""
 
 from __future__ import annotations
 
