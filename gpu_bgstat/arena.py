@@ -83,7 +83,7 @@ class Arena:
             else:
                 stream.bit_rate = 8_000_000
             for pixels in self.frames(count):
-                planes = cv2.cvtColor(pixels, cv2.COLOR_BGR2YUV_I420)  # rounds, where swscale truncates
+                planes: Any = cv2.cvtColor(pixels, cv2.COLOR_BGR2YUV_I420)  # rounds, where swscale truncates
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
             container.mux(stream.encode())
 
@@ -119,7 +119,8 @@ def _draw(frame: Image, x: float, y: float, heading: float, size: float) -> None
     shift = 4
 
     def fixed(point: NDArray[np.float64]) -> tuple[int, int]:
-        return int(round(point[0] * 2**shift)), int(round(point[1] * 2**shift))
+        x, y = np.rint(point * 2**shift)
+        return int(x), int(y)
 
     def blob(at: NDArray[np.float64], length: float, width: float, color: tuple[int, int, int]) -> None:
         axes = int(length * 2**shift), int(width * 2**shift)

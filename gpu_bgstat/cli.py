@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +19,11 @@ import cv2
 
 from gpu_bgstat.config import PRESETS, Config
 from gpu_bgstat.demo import run_demo
-from gpu_bgstat.errors import BgstatError, ConfigError
+from gpu_bgstat.errors import BgstatError, ConfigError, SourceError
 from gpu_bgstat.forecast import forecast
 from gpu_bgstat.frames import Background
 from gpu_bgstat.outputs import writable
-from gpu_bgstat.outputs.report import report
+from gpu_bgstat.outputs.report import report_json
 from gpu_bgstat.pipeline import estimate
 from gpu_bgstat.progress import Meter
 from gpu_bgstat.sources import SourceLike
@@ -80,14 +81,17 @@ def _source(names: Sequence[str], size: str | None, pix: str | None) -> SourceLi
     if len(names) > 1 or not size or not pix:
         raise click.UsageError("- (standard input) stands alone, and needs --size WxH and --pix")
     width, _, height = size.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise click.UsageError(f"--size {size}: give width and height in pixels, such as 1920x1080")
+    if sys.stdin is None:
+        raise SourceError("standard input is closed: pipe raw frames into it")
     return PipeSource(sys.stdin.buffer, int(width), int(height), pix)
 
 
 def default_folder(names: Sequence[str]) -> Path:
     """Where the results go without -o: beside where the user stands, named after the recording."""
-    return Path(f"{Path(names[0]).stem or 'stdin'}_background".replace("*", "all"))
+    stem = "stdin" if names[0] == "-" else Path(names[0]).stem or Path(names[0]).resolve().name
+    return Path(f"{stem}_background".replace("*", "all"))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -98,7 +102,7 @@ def cli() -> None:
 
 @cli.command("estimate")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="folder for the results")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="folder for the results")
 @_setting_options
 @click.option("--json", "as_json", is_flag=True, help="print the report on stdout, and nothing else there")
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
@@ -124,7 +128,7 @@ def estimate_command(
             background = estimate(source, config, meter.update)
         background.save(folder)
     if as_json:
-        click.echo(json.dumps(report(background), indent=2, ensure_ascii=False))
+        click.echo(report_json(background).decode(), nl=False)
     if not quiet:
         _tell(background, folder, to_stderr=as_json)
 
@@ -156,7 +160,7 @@ def plan_command(
 
 
 @cli.command("demo")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"))
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), help="folder for the results")
 @click.option("--seconds", type=click.IntRange(2, 3600), default=60, show_default=True, help="length of the recording")
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 def demo_command(output: Path, seconds: int, quiet: bool) -> None:
@@ -174,8 +178,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cv2.utils.logging.LOG_LEVEL_SILENT
     )  # our one line says it; OpenCV's would come on top
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
+    stdout: Any = sys.stdout
+    if isinstance(stdout, TextIOWrapper):
+        stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal's encoding lacks
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="gpu-bgstat", standalone_mode=False)
+        if stdout:
+            stdout.flush()  # a full disk shows here
     except click.UsageError as error:
         error.show()
         return 2
@@ -183,9 +192,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return 1
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: nothing was written", err=True)
+        click.echo("interrupted", err=True)
         return 130
     except BgstatError as error:
         click.echo(f"gpu-bgstat: {error}", err=True)
+        return 1
+    except OSError as error:  # files have their own errors: what is left is stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # the interpreter flushes once more at its end
+        click.echo(f"gpu-bgstat: standard output cannot be written ({error.strerror})", err=True)
         return 1
     return 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import av.error
 import cv2
 import numpy as np
 
 from gpu_bgstat.arena import Arena
 from gpu_bgstat.config import Config
+from gpu_bgstat.errors import OutputError
 from gpu_bgstat.frames import Background, Image
 from gpu_bgstat.outputs import writable
 from gpu_bgstat.outputs.pictures import colored, encode
@@ -24,15 +28,24 @@ def run_demo(folder: Path, seconds: int, on_progress: Callable[[Progress], None]
     """
     arena = Arena()
     count = seconds * arena.frames_per_s
-    recording = folder / "arena.mp4"
+    recording, draft = folder / "arena.mp4", folder / f".{os.getpid()}.part.mp4"
     with writable(folder):
-        arena.film(recording, count)
-        truth = arena.truth()
-        background = estimate(recording, Config(every=max(1, count // 180)), on_progress)
-        background.save(folder)
-        frame = next(islice(arena.frames(count), count - 1, None))
-        (folder / "truth.png").write_bytes(encode(".png", truth))
-        (folder / "demo.png").write_bytes(encode(".png", panel(frame, background)))
+        try:
+            arena.film(draft, count)
+            truth = arena.truth()
+            background = estimate(draft, Config(every=max(1, count // 180)), on_progress)
+            background = replace(background, run=replace(background.run, source=str(recording)))
+            frame = next(islice(arena.frames(count), count - 1, None))
+            background.save(folder)
+            (folder / "truth.png").write_bytes(encode(".png", truth))
+            (folder / "demo.png").write_bytes(encode(".png", panel(frame, background)))
+            draft.replace(recording)
+        except (OSError, av.error.FFmpegError) as error:
+            raise OutputError(
+                f"{folder} cannot be written to ({error.strerror}): give another folder with -o"
+            ) from error
+        finally:
+            draft.unlink(missing_ok=True)
     mean_error, wrong_share = error_against(background.background, truth)
     one_frame, one_wrong = error_against(frame, truth)
     return (

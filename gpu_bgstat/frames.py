@@ -36,7 +36,7 @@ class FrameSpec:
         if frame.dtype.kind not in "uif":
             raise FrameError(f"type {frame.dtype} is no frame: give uint8 or uint16")
         channels = 1 if frame.ndim == 2 or frame.shape[2] == 1 else 3
-        dtype = np.uint16 if frame.dtype == np.uint16 else np.uint8
+        dtype = np.uint16 if frame.dtype.newbyteorder("=") == np.uint16 else np.uint8
         return cls(frame.shape[1], frame.shape[0], channels, np.dtype(dtype))
 
     @property

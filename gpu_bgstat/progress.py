@@ -25,6 +25,7 @@ class Meter:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._started = self._told = 0.0
+        self._first = 0  # the frames that were read when the clock started
         if shown and console.is_terminal:
             columns = (
                 TextColumn("reading"),
@@ -38,20 +39,23 @@ class Meter:
 
     def update(self, progress: Progress) -> None:
         now = time.monotonic()
-        if not self._started:  # the clock starts with the first sample: opening is not reading
-            self._started = self._told = now
-        rate = progress.frames / max(1e-9, now - self._started)
+        if not self._started or progress.frames < self._first:  # a second reading starts anew
+            # the clock starts with the first sample: opening is not reading
+            self._started, self._told, self._first = now, self._told or now, progress.frames
+        rate = (progress.frames - self._first) / max(1e-3, now - self._started)
         if self._bar is not None:
             if self._task is None:
                 self._task = self._bar.add_task("", total=progress.total, samples=0, rate=0.0)
-            self._bar.update(self._task, completed=progress.frames, samples=progress.samples, rate=rate)
+            self._bar.update(
+                self._task, completed=progress.frames, total=progress.total, samples=progress.samples, rate=rate
+            )
         elif self._plain and now - self._told >= LINE_EVERY_S:
             self._told = now
             print(self._line(progress, rate), file=sys.stderr, flush=True)
 
     def _line(self, progress: Progress, rate: float) -> str:
         of = f" of {progress.total}" if progress.total else ""
-        left = f", {(progress.total - progress.frames) / rate:.0f} s left" if progress.total else ""
+        left = f", {(progress.total - progress.frames) / rate:.0f} s left" if progress.total and rate else ""
         return f"frame {progress.frames}{of}, {progress.samples} samples, {rate:.0f} frames/s{left}"
 
     def __enter__(self) -> Self:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
 
 from gpu_bgstat.errors import OutputError
 from gpu_bgstat.frames import Background
@@ -31,11 +34,15 @@ def save(background: Background, folder: Path) -> list[Path]:
     """
     with writable(folder):
         drafts = {folder / name: folder / f".{name}.{os.getpid()}.part" for name in OUTPUTS}
+        for path in drafts:
+            if path.is_dir():
+                raise OutputError(f"{path} is a folder, where a file must be written: give another folder with -o")
         try:
             for path, draft in drafts.items():
                 draft.write_bytes(OUTPUTS[path.name](background))
-            for path, draft in drafts.items():
-                draft.replace(path)
+            with _uninterrupted():
+                for path, draft in drafts.items():
+                    draft.replace(path)
         except OSError as error:
             raise OutputError(f"{path} cannot be written ({error.strerror})") from error
         finally:
@@ -50,18 +57,47 @@ def writable(folder: Path) -> Iterator[None]:
 
     Raises OutputError before any work is done, rather than after hours of decoding.
     """
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    probe = folder / f".{os.getpid()}.probe"
+    made: list[Path] = []  # the innermost first
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written to ({error.strerror}): give another folder with -o") from error
-    try:
+        _make(folder, made)
         yield
     except BaseException:
         for parent in made:
-            if not any(parent.iterdir()):
+            with suppress(OSError):  # something else is in it by now
                 parent.rmdir()
         raise
+
+
+def _make(folder: Path, made: list[Path]) -> None:
+    probe = folder / f".{os.getpid()}.probe"
+    try:
+        for parent in (*reversed(folder.parents), folder):
+            if not parent.is_dir():
+                made.insert(0, parent)  # before it is there: Ctrl-C may come between the two
+                parent.mkdir(exist_ok=True)
+        try:
+            probe.touch()
+        finally:
+            probe.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise OutputError(
+            f"{folder} cannot be written to ({error.filename} is a file): give a folder with -o"
+        ) from error
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to ({error.strerror}): give another folder with -o") from error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block is done, so that all files are renamed or none."""
+    if current_thread() is not main_thread():  # which alone hears signals
+        yield
+        return
+    caught: list[tuple[int, FrameType | None]] = []
+    handler = signal.signal(signal.SIGINT, lambda *arguments: caught.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
+        if caught and callable(handler):
+            handler(*caught[0])

@@ -29,15 +29,15 @@ def report_html(background: Background) -> bytes:
         background=_data_uri(".jpg", background.background),
         heatmap=_data_uri(".jpg", colored(background.heatmap)),
         stable=_data_uri(".png", stable),
-        count=len(background.samples),
-        variance_note=escape(f"The median pixel varies by {float(np.median(background.variance)):.3g}."),
+        made_how=escape(_made_how(background)),
+        variance_note=escape(f"Median variance {float(np.median(background.variance)):.3g} squared grey levels."),
         stable_share=escape(f"{100 * facts['stable_share']:.1f} %"),
         threshold=escape(f"{background.config.threshold:g}"),
         plot=brightness_plot(background.samples),
         figures=_rows(_figures(facts)),
         settings=_rows({name: _plain(value) for name, value in facts["config"].items()}),
     )
-    return page.encode()
+    return page.encode(errors="replace")  # a file name may hold bytes that are no UTF-8
 
 
 def _lead(facts: Mapping[str, Any]) -> str:
@@ -45,6 +45,11 @@ def _lead(facts: Mapping[str, Any]) -> str:
     kind = "grey" if image["channels"] == 1 else "colour"
     size = f"{image['width']} × {image['height']} pixels, {kind}, {image['bits']} bit"
     return f"{frames['sampled']} samples from {frames['seen']} frames; {size}"
+
+
+def _made_how(background: Background) -> str:
+    text = f"the median of {len(background.samples)} samples"
+    return text if background.config.fill == "median" else f"{text}; unstable pixels show one colour (fill=global)"
 
 
 def _figures(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -42,7 +42,8 @@ def report(background: Background) -> dict[str, Any]:
 
 
 def report_json(background: Background) -> bytes:
-    return (json.dumps(report(background), indent=2, ensure_ascii=False) + "\n").encode()
+    """The report as JSON. Bytes of a file name that are no UTF-8 become \\udcXX, as in `os.fsdecode`."""
+    return (json.dumps(report(background), indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def versions() -> dict[str, str]:

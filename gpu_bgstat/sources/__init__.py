@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +20,7 @@ from gpu_bgstat.sources.camera import CameraSource
 from gpu_bgstat.sources.images import ImageSource
 from gpu_bgstat.sources.joined import JoinedSource
 from gpu_bgstat.sources.source import Source
-from gpu_bgstat.sources.tiff import TiffSource
+from gpu_bgstat.sources.tiff import TiffSource, holds_stack
 from gpu_bgstat.sources.video import VideoSource
 
 SourceLike = Source | str | Path | Sequence[str] | Sequence[Path] | Image | Iterable[Image]
@@ -44,10 +46,11 @@ def open_source(given: SourceLike, depth: int | None = None) -> Source:
 
 
 def _open_text(text: str, depth: int | None) -> Source:
+    text = text.removeprefix("file://")
     if text.startswith("camera:") or "://" in text:
         return CameraSource(text)
     path = Path(text)
-    if not path.exists() and glob.has_magic(text):
+    if glob.has_magic(text) and not os.path.lexists(text):  # a file may really have brackets in its name
         matches: list[str] = natsorted(glob.glob(text, recursive=True))
         if not matches:
             raise SourceError(f"no file matches {text}")
@@ -59,20 +62,45 @@ def _open_many(texts: Sequence[str], depth: int | None, name: str | None = None)
     """Single images become one sequence; anything else is joined in order."""
     paths = [Path(text) for text in texts]
     for path in paths:
-        if not path.exists():
-            raise SourceError(f"{path} does not exist")
+        _check(path)
     if len(paths) > 1 and all(path.suffix.lower() in images.SUFFIXES for path in paths):
-        return ImageSource(name or f"{paths[0]} … {paths[-1]}", paths)
-    parts = [_open_path(path, depth) for path in paths]
+        return _open_images(name or f"{paths[0]} … {paths[-1]}", paths)
+    return _join(paths, depth)
+
+
+def _open_images(name: str, paths: Sequence[Path]) -> Source:
+    """One image file is one frame, except that multi-page TIFFs are parts of one recording."""
+    if paths[0].suffix.lower() in (".tif", ".tiff") and holds_stack(paths[0]):
+        return _join(paths, None)
+    return ImageSource(name, paths)
+
+
+def _join(paths: Sequence[Path], depth: int | None) -> Source:
+    with ExitStack() as opened:  # if one cannot be opened, the others are closed
+        parts = []
+        for path in paths:
+            parts.append(_open_path(path, depth))
+            opened.callback(parts[-1].close)
+        opened.pop_all()
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
 
 
+def _check(path: Path) -> None:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise SourceError(f"{path} does not exist: check the name") from None
+    except (OSError, ValueError) as error:  # too long a name, no permission, a null character
+        raise SourceError(f"{path} cannot be opened ({getattr(error, 'strerror', error)}): check the name") from error
+
+
 def _open_path(path: Path, depth: int | None) -> Source:
-    if not path.exists():
-        raise SourceError(f"{path} does not exist")
+    _check(path)
     if path.is_dir():
-        return ImageSource(str(path), images.in_folder(path))
-    if path.is_file() and not path.stat().st_size:
+        return _open_images(str(path), images.in_folder(path))
+    if not path.is_file():
+        raise SourceError(f"{path} is no file: give a recording, camera:0, or - for raw frames on standard input")
+    if not path.stat().st_size:
         raise SourceError(f"{path} is empty")
     suffix = path.suffix.lower()
     if suffix in _BY_SUFFIX:

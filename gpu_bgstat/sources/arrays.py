@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
+from zlib import error as ZlibError  # noqa: N812
 
 import numpy as np
 
-from gpu_bgstat.errors import SourceError
+from gpu_bgstat.errors import FrameError, SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline
 from gpu_bgstat.sources.source import Source
 
@@ -54,18 +56,33 @@ class IterableSource(Source):
                 return
             self.seen += 1
             if plan.due(index, None):
-                yield Frame(index, None, np.array(frame))
+                yield Frame(index, None, _array(frame, index))
+
+
+def _array(frame: Image, index: int) -> Image:
+    try:
+        return np.array(frame)
+    except ValueError as error:  # rows of different length
+        raise FrameError(f"frame {index} is no array: give (H, W), or (H, W, 3) in BGR order") from error
 
 
 def load_stack(path: Path) -> StackSource:
     """The stack in a .npy file (mapped, not read) or an .npz file with one array; raises SourceError."""
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                loaded = _only(loaded, path)
+    except (OSError, ValueError, EOFError, BadZipFile, ZlibError) as error:
         raise SourceError(f"{path} is no NumPy file that can be read ({error})") from error
-    if isinstance(loaded, np.lib.npyio.NpzFile):
-        with loaded:
-            if len(loaded.files) != 1:
-                raise SourceError(f"{path} holds {len(loaded.files)} arrays ({', '.join(loaded.files)}): save just one")
-            loaded = loaded[loaded.files[0]]
-    return StackSource(loaded, str(path), path.suffix.lstrip("."))
+    if not isinstance(loaded, np.ndarray):
+        raise SourceError(f"{path} holds something else than an array: save a stack with numpy.savez")
+    return StackSource(loaded, str(path), path.suffix.lstrip(".").lower())
+
+
+def _only(archive: np.lib.npyio.NpzFile, path: Path) -> Any:
+    names = archive.files
+    if len(names) != 1:
+        listed = f" ({', '.join(names)})" if names else ""
+        raise SourceError(f"{path} holds {len(names)} arrays{listed}: save just one")
+    return archive[names[0]]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from threading import Thread
+from typing import TypeVar
 
 import cv2
 
@@ -13,20 +15,17 @@ from gpu_bgstat.sources.source import Source
 
 TIMEOUT_MS = 10_000  # to connect, and to wait for the next frame
 
+Result = TypeVar("Result")
+
 
 class CameraSource(Source):
     """`camera:0` or a URL. A frame's time is when it arrived, since the first one."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
-        number = address.removeprefix("camera:")
-        if address.startswith("camera:"):
-            if not number.isdigit():
-                raise SourceError(f"{address} is no camera: give camera:0 for the first one")
-            self._capture = cv2.VideoCapture(int(number))
-        else:
-            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
-            self._capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+        self._waiting = True  # a thread is inside the capture, which must not be released then
+        self._capture = _interruptibly(lambda: _capture(address))
+        self._waiting = False
         if not self._capture.isOpened():
             raise SourceError(f"{address} cannot be opened: is it there, and free?")
         self.container = {
@@ -38,7 +37,7 @@ class CameraSource(Source):
     def read(self, plan: Plan) -> Iterator[Frame]:
         self.begin()
         started: float | None = None
-        while self._capture.grab():
+        while self._grab():
             now = time.monotonic()
             started = now if started is None else started
             index, time_s = self.seen, now - started
@@ -54,7 +53,43 @@ class CameraSource(Source):
                 self.damaged += 1
         self.warnings.append(f"the stream ended by itself after {self.seen} frames")
         if not self.seen:
-            raise SourceError(f"{self.name} gave no frame within {TIMEOUT_MS / 1000:.0f} s")
+            raise SourceError(f"{self.name} gave no frame within {TIMEOUT_MS / 1000:.0f} s: is it running?")
+
+    def _grab(self) -> bool:
+        self._waiting = True
+        found = _interruptibly(self._capture.grab)
+        self._waiting = False
+        return found
 
     def close(self) -> None:
-        self._capture.release()
+        if not self._waiting:
+            self._capture.release()
+
+
+def _capture(address: str) -> cv2.VideoCapture:
+    if not address.startswith("camera:"):
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
+        return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+    number = address.removeprefix("camera:")
+    if not number.isdecimal() or len(number) > 4:
+        raise SourceError(f"{address} is no camera: give camera:0 for the first one")
+    return cv2.VideoCapture(int(number))
+
+
+def _interruptibly(call: Callable[[], Result]) -> Result:
+    """The call's result. It runs in a thread, since OpenCV hears no Ctrl-C while it waits for a silent stream."""
+    results: list[Result] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except Exception as error:  # noqa: BLE001 (raised again by the caller)
+            errors.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]

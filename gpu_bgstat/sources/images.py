@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
 from natsort import natsorted
 
 from gpu_bgstat.errors import SourceError
@@ -77,8 +79,43 @@ class ImageSource(Source):
 
 
 def _load(path: Path) -> Image | None:
-    """BGR or grey, 8 or 16 bit, turned as its EXIF says; None if OpenCV cannot read it."""
+    """BGR or grey, 8 or 16 bit, turned as its EXIF says; None if OpenCV cannot read all of it."""
     try:
-        return cv2.imread(str(path), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error:
+        data = path.read_bytes()
+        if not data or not _whole(data):
+            return None
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+    except (cv2.error, OSError):
         return None
+
+
+def _whole(data: bytes) -> bool:
+    """False for a PNG or JPEG file with a hole or without an end: OpenCV would make up the pixels that are missing."""
+    if data.startswith(b"\x89PNG"):
+        return _png_whole(data)
+    return not data.startswith(b"\xff\xd8") or _jpeg_whole(data)
+
+
+def _png_whole(data: bytes) -> bool:
+    """Chunks are length, name, content, checksum; the last one is IEND."""
+    at, name = 8, b""
+    while name != b"IEND":
+        length, name = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        end = at + 8 + length
+        if end + 4 > len(data) or zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            return False
+        at = end + 4
+    return True
+
+
+def _jpeg_whole(data: bytes) -> bool:
+    """Segments are FF, kind, length, content; behind the last one, the scan (DA), the end (FF D9) must come."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xFF:  # a fill byte
+            at += 1
+        elif data[at + 1] == 0xDA:
+            return data.find(b"\xff\xd9", at) > 0
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return False

@@ -31,7 +31,10 @@ class PipeSource(Source):
     def read(self, plan: Plan) -> Iterator[Frame]:
         self.begin()
         assert self.spec is not None
-        data = bytearray(self.spec.bytes)
+        try:
+            data = bytearray(self.spec.bytes)
+        except (MemoryError, OverflowError) as error:
+            raise SourceError(f"no memory for one frame of {self.spec}: check --size") from error
         while True:
             got = self._fill(memoryview(data))
             if got < len(data):
@@ -53,7 +56,12 @@ class PipeSource(Source):
         """Bytes read; fewer than asked for only at the end of the stream."""
         got = 0
         while got < len(view):
-            more = self._stream.readinto(view[got:])  # type: ignore[attr-defined]
+            try:
+                more = self._stream.readinto(view[got:])  # type: ignore[attr-defined]
+            except OSError as error:
+                raise SourceError(
+                    f"standard input cannot be read ({error.strerror}): pipe raw frames into it"
+                ) from error
             if not more:
                 break
             got += more

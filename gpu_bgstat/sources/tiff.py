@@ -1,8 +1,14 @@
-"""Multi-page TIFF, 8 and 16 bit, either byte order (tifffile). Every page of the first series is a frame."""
+"""Multi-page TIFF, 8 and 16 bit, either byte order (tifffile). Every page like the first one is a frame."""
 
 from __future__ import annotations
 
+import logging
+import lzma
+import struct
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,55 +19,102 @@ from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline
 from gpu_bgstat.sources.source import Source
 
+# what tifffile and the decoders below it raise on damaged files
+_DAMAGE = (
+    tifffile.TiffFileError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+)
+
 
 class TiffSource(Source):
     """One TIFF file: a stack of pages, or one contiguous block as ImageJ writes above 4 GB."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
+        self._complaints: list[str] = []  # about the file as a whole
+        self._missing = 0  # pages that lie beyond the end of the file
         try:
-            self._file = tifffile.TiffFile(path)
-            series = self._file.series[0]
-        except (tifffile.TiffFileError, OSError, IndexError, ValueError) as error:
-            raise SourceError(f"{path} is no TIFF that can be read ({error})") from error
-        self._page = self._pages(series)
-        self.container = {
-            "format": "tiff",
-            "codec": tifffile.COMPRESSION(series.keyframe.compression).name.lower(),
-            "axes": series.axes,
-        }
-        first = self._load(0)
+            with _heard(self._complaints):
+                self._file = tifffile.TiffFile(path)
+        except _DAMAGE as error:
+            raise SourceError(f"{path} is no TIFF that can be read ({error}): is it whole?") from error
+        with ExitStack() as opened:
+            opened.callback(self._file.close)
+            self._open(path)
+            opened.pop_all()
+
+    def _open(self, path: Path) -> None:
+        try:
+            with _heard(self._complaints):
+                series = self._file.series[0]
+                self._pages = self._find()
+                codec = tifffile.COMPRESSION(series.keyframe.compression).name.lower()
+        except _DAMAGE as error:
+            raise SourceError(f"{path} is no TIFF that can be read ({error}): is it whole?") from error
+        if len(self._pages) < 2 and (self._complaints or self._missing):
+            reason = "".join(f" ({complaint})" for complaint in self._complaints[:1])
+            raise SourceError(f"{path} is damaged, only {len(self._pages)} pages can be read{reason}: is it whole?")
+        first = next((pixels for pixels in map(self._try, range(len(self._pages))) if pixels is not None), None)
+        if first is None:
+            raise SourceError(
+                f"{path}: none of {len(self._pages)} pages can be read: is it whole, and does it need "
+                "the formats extra (pip install 'gpu-bgstat[formats]')?"
+            )
+        self.timeline = Timeline(len(self._pages))
         self.spec = FrameSpec.of(first)
+        self.container = {"format": "tiff", "codec": codec, "axes": series.axes}
         self.container |= {"width": self.spec.width, "height": self.spec.height}
 
-    def _pages(self, series: tifffile.TiffPageSeries) -> Callable[[int], Image]:
-        """How to get the n-th frame; sets the timeline."""
+    def _find(self) -> list[Callable[[], Image]]:
+        """How to get each frame. Writers that add page by page make a series of each page, so all that fit count."""
+        whole = self._file.series
+        fitting = [series for series in whole if _kind(series) == _kind(whole[0])]
+        pages: list[Callable[[], Image]] = []
+        for series in fitting:
+            if series.dataoffset is None or not series.size:
+                pages += [partial(self._decoded, series, number) for number in range(len(series.pages))]
+            else:
+                pages += self._mapped(series)
+        return pages
+
+    def _mapped(self, series: tifffile.TiffPageSeries) -> list[Callable[[], Image]]:
+        """Uncompressed, contiguous pages, straight from the file's bytes; only those that lie within the file."""
         page = series.keyframe
-        if series.dataoffset is not None and series.size:  # uncompressed and contiguous: map it
-            stack: Image = np.memmap(
-                self._file.filehandle.path,
-                dtype=np.dtype(self._file.byteorder + series.dtype.char),
-                mode="r",
-                offset=series.dataoffset,
-                shape=(series.size // page.size, *page.shape),
-            )
-            self.timeline = Timeline(len(stack))
-            return lambda number: np.asarray(stack[number])
-        self.timeline = Timeline(len(series.pages))
+        dtype = np.dtype(self._file.byteorder + series.dtype.char)
+        begin: int = series.dataoffset or 0
+        size, promised = page.size * dtype.itemsize, series.size // page.size
+        there = min(promised, max(0, self._file.filehandle.size - begin) // size)
+        self._missing += promised - there
+        data = np.memmap(self._file.filehandle.path, np.uint8, "r")
 
-        def decode(number: int) -> Image:
-            found = series.pages[number]
-            if found is None:
-                raise SourceError(f"{self.name}: page {number} is missing")
-            return found.asarray()
+        def load(offset: int) -> Image:
+            return np.asarray(data[offset : offset + size]).view(dtype).reshape(page.shape)
 
-        return decode
+        return [partial(load, begin + number * size) for number in range(there)]
+
+    def _decoded(self, series: tifffile.TiffPageSeries, number: int) -> Image:
+        page = series.pages[number]
+        if page is None:
+            raise SourceError(f"{self.name}: page {number} is missing")
+        pixels: Image = page.asarray()
+        return pixels
 
     def _load(self, number: int) -> Image:
         """One page as (H, W) or BGR, in the machine's byte order."""
+        complaints: list[str] = []
         try:
-            pixels = self._page(number)
-        except (tifffile.TiffFileError, OSError, ValueError, RuntimeError, IndexError) as error:
+            with _heard(complaints):
+                pixels = self._pages[number]()
+        except _DAMAGE as error:
             raise SourceError(f"{self.name}: page {number} cannot be read ({error})") from error
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
         if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] not in (3, 4):
@@ -70,10 +123,21 @@ class TiffSource(Source):
             pixels = cv2.cvtColor(np.ascontiguousarray(pixels[:, :, :3]), cv2.COLOR_RGB2BGR)
         return pixels
 
+    def _try(self, number: int) -> Image | None:
+        try:
+            return self._load(number)
+        except SourceError:
+            return None
+
     def read(self, plan: Plan) -> Iterator[Frame]:
         self.begin()
-        assert self.timeline is not None
-        for index in range(self.timeline.frames):
+        there = len(self._pages)
+        if self._missing:
+            self.warnings.append(f"damage: the file ends after {there} of its {there + self._missing} pages")
+        elif self._complaints:
+            self.warnings.append(f"damage: {self._complaints[0]}; {there} pages can be read")
+        self.damaged = self._missing or len(self._complaints)
+        for index in range(len(self._pages)):
             if plan.over(index, None):
                 return
             self.seen += 1
@@ -89,3 +153,34 @@ class TiffSource(Source):
 
     def close(self) -> None:
         self._file.close()
+
+
+def holds_stack(path: Path) -> bool:
+    """Whether a file is a TIFF of more than one frame."""
+    try:
+        source = TiffSource(path)
+    except SourceError:
+        return False
+    source.close()
+    return source.timeline is not None and source.timeline.frames > 1
+
+
+def _kind(series: tifffile.TiffPageSeries) -> tuple[object, ...]:
+    page = series.keyframe
+    return page.shape, page.dtype, page.photometric, page.planarconfig
+
+
+@contextmanager
+def _heard(complaints: list[str]) -> Iterator[None]:
+    """tifffile tells of damage by logging: that goes into `complaints`, and not on to stderr."""
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            complaints.append(record.getMessage().splitlines()[0])
+
+    logger, notes = logging.getLogger("tifffile"), Notes(logging.WARNING)
+    logger.addHandler(notes)
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)

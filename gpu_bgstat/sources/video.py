@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class VideoSource(Source):
             stream = container.streams.video[0]
             codec = stream.codec_context
             rate = stream.average_rate or stream.guessed_rate
-            self._frame_s = float(1 / rate) if rate else 0.0
+            self._frame_s = 1 / Fraction(rate) if rate else Fraction(0)
             self.container = {
                 "format": container.format.name,
                 "codec": codec.name,
@@ -51,14 +52,15 @@ class VideoSource(Source):
                 "duration_s": container.duration / 1e6 if container.duration else None,
                 "frames_in_header": stream.frames or None,
             }
-            if codec.width and codec.height:
-                self.spec = FrameSpec(codec.width, codec.height, 3, np.dtype(f"uint{self._depth}"))
+            self._hidden = 0  # packets that an edit list leaves out; the header's count includes them
             self.timeline = self._foretell(container)
+            in_header = stream.frames - self._hidden
+            self._promised = in_header if in_header > 0 else self.timeline.frames
 
     def _open(self) -> Any:
         """The opened container; raises SourceError with FFmpeg's reason."""
         try:
-            container = av.open(str(self._path))
+            container = av.open(f"file:{self._path}")  # else a colon in a relative name would be a protocol's
         except (av.error.FFmpegError, OSError) as error:
             raise SourceError(f"{self._path} is no video that FFmpeg can read ({_reason(error)})") from error
         if not container.streams.video:
@@ -70,36 +72,54 @@ class VideoSource(Source):
         return container
 
     def _foretell(self, container: Any) -> Timeline:
-        """The frames that the packets promise, without decoding. A complete read corrects it."""
+        """The frames that the packets promise; only the first is decoded, for its size. A complete read corrects it."""
         stamps: list[int | None] = []
         stream = container.streams.video[0]
         with suppress(av.error.FFmpegError):  # the read meets the same damage, and reports it
-            stamps.extend(packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard)
+            for packet in container.demux(stream):
+                if self.spec is None:
+                    self.spec = self._look(packet)
+                if packet.size and packet.is_discard:
+                    self._hidden += 1
+                elif packet.size:
+                    stamps.append(packet.pts)
         known = sorted(stamp for stamp in stamps if stamp is not None)
         if len(known) < len(stamps):
-            return Timeline(len(stamps), np.arange(len(stamps), dtype=np.float64) * self._frame_s)
+            return Timeline(len(stamps), np.arange(len(stamps), dtype=np.float64) * float(self._frame_s))
         ticks = np.asarray(known, np.int64)
         return Timeline(len(stamps), (ticks - ticks[:1]).astype(np.float64) * float(stream.time_base))
 
+    def _look(self, packet: Any) -> FrameSpec | None:
+        """The spec of the packet's picture, turned upright; None if it gives none yet."""
+        try:
+            picture = next(iter(packet.decode()), None)
+        except av.error.FFmpegError:
+            return None
+        if picture is None:
+            return None
+        size = (picture.height, picture.width) if picture.rotation % 180 == 90 else (picture.width, picture.height)
+        return FrameSpec(*size, 3, np.dtype(f"uint{self._depth}"))
+
     def read(self, plan: Plan) -> Iterator[Frame]:
         self.begin()
-        times: list[float] = []
+        times: list[Fraction] = []  # exact, since a float that has added up is never equal to a timestamp
         with self._open() as container:
             container.streams.video[0].thread_type = "AUTO"
             for picture in self._pictures(container):
                 index = self.seen
                 times.append(self._time_s(picture, times))
-                if plan.over(index, times[-1]):
+                time_s = float(times[-1])
+                if plan.over(index, time_s):
                     return
                 self.seen += 1
-                if plan.due(index, times[-1]):
-                    yield Frame(index, times[-1], self._pixels(picture))
+                if plan.due(index, time_s):
+                    yield Frame(index, time_s, self._pixels(picture))
         self._correct(times)
 
     def _pictures(self, container: Any) -> Iterator[VideoFrame]:
         """All frames in order. Packets that cannot be decoded are counted and passed over."""
         packets = container.demux(container.streams.video[0])
-        undecodable = corrupt = 0
+        undecodable = incomplete = 0
         while True:
             try:
                 packet = next(packets, None)
@@ -108,7 +128,7 @@ class VideoSource(Source):
                 break
             if packet is None:
                 break
-            corrupt += packet.is_corrupt
+            incomplete += packet.is_corrupt
             try:
                 pictures = packet.decode()
             except av.error.FFmpegError:
@@ -119,30 +139,40 @@ class VideoSource(Source):
                 if picture.is_corrupt:
                     self.damaged += 1
                 yield picture
+        marked, self.damaged = self.damaged - undecodable, max(self.damaged, incomplete)
         if self.damaged:
-            marked = self.damaged - undecodable
             self.warnings.append(
-                f"damage: {undecodable} packets could not be decoded, {marked} frames were decoded with errors"
+                f"damage: {incomplete} packets are incomplete, {undecodable} could not be decoded, "
+                f"{marked} frames were decoded with errors"
             )
 
-    def _time_s(self, picture: VideoFrame, times: list[float]) -> float:
+    def _time_s(self, picture: VideoFrame, times: list[Fraction]) -> Fraction:
         if not times:
             self._origin = picture.pts
-            return 0.0
+            return Fraction(0)
         if picture.pts is not None and self._origin is not None and picture.time_base is not None:
-            time_s = (picture.pts - self._origin) * float(picture.time_base)
+            time_s = (picture.pts - self._origin) * picture.time_base
             if time_s > times[-1]:
                 return time_s
         return times[-1] + self._frame_s
 
-    def _correct(self, times: list[float]) -> None:
+    def _correct(self, times: list[Fraction]) -> None:
         """After a complete read: the true timeline, and a word if the file promised another."""
-        foretold = self.container["frames_in_header"] or (self.timeline.frames if self.timeline else 0)
         if not times:
             raise SourceError(f"{self._path}: not one frame could be decoded; is the file whole?")
-        if foretold != len(times):
-            self.warnings.append(f"the file promises {foretold} frames, and {len(times)} could be decoded")
-        self.timeline = Timeline(len(times), np.asarray(times))
+        if self._promised != len(times):
+            self.warnings.append(f"the file promises {self._promised} frames, and {len(times)} could be decoded")
+        elif self._ends_early(float(times[-1] + self._frame_s)):
+            self.warnings.append(
+                f"the file promises {self.container['duration_s']:.1f} s, and the {len(times)} frames in it end "
+                f"after {float(times[-1]):.1f} s: is it whole?"
+            )
+        self.timeline = Timeline(len(times), np.asarray(times, np.float64))
+
+    def _ends_early(self, end_s: float) -> bool:
+        """Whether a tenth of the promised duration, or more, has no pictures; sound may last a little longer."""
+        promised_s = self.container["duration_s"]
+        return promised_s is not None and promised_s - end_s > max(1.0, promised_s / 10)
 
     def _pixels(self, picture: VideoFrame) -> Image:
         """BGR, 8 or 16 bit, turned upright."""
