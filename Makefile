@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 	$(BIN)/gpu-bgstat demo -o demo
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto $(PYTEST_OPTIONS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
