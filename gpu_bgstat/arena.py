@@ -32,7 +32,7 @@ class Arena:
     frames_per_s: int = 30
     animals: int = 4
     asleep: float = 0.3  # share of its time that an animal sits still
-    noise: float = 2.0  # standard deviation in grey levels
+    noise: float = 1.2  # standard deviation in grey levels
     seed: int = 7
 
     def truth(self) -> Image:

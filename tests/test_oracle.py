@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,8 +13,10 @@ from oracle import estimate as expected
 from oracle import read, sampled
 
 from gpu_bgstat import Config, estimate
+from gpu_bgstat.cli import main
 from gpu_bgstat.demo import error_against
 
+PICTURES = ["background_est.png", "background_var.png", "stable_mask.png"]
 ANIMALS = [
     "dlc_openfield_m3v1mp4.mp4",
     "ethoscope_arena_10x2_sortTubes.mp4",
@@ -62,6 +65,21 @@ def test_equals_the_oracle(name: str) -> None:
         for field, array in want.items():
             np.testing.assert_array_equal(getattr(got, field), array, err_msg=f"{name} {preset} gray={gray} {field}")
             assert getattr(got, field).dtype == array.dtype
+
+
+@pytest.mark.recordings
+def test_the_command_on_the_mouse(tmp_path: Path) -> None:
+    """The cassette's preset untouched, through the command and the files that it writes."""
+    mouse = recording("animals/tracktor_mouse_video.mp4")
+    assert main(["estimate", str(mouse), "-o", str(tmp_path), "--preset", "cassette", "--quiet"]) == 0
+    total, frames = read(mouse, 100)
+    indices = sampled(total, 100, 600, "recent")
+    want = expected([frames[k] for k in indices], gray=False, threshold=4.0, fill="global")
+    written = {name: cv2.imread(str(tmp_path / name), cv2.IMREAD_UNCHANGED) for name in PICTURES}
+    np.testing.assert_array_equal(written["background_est.png"], want["background"])
+    np.testing.assert_array_equal(written["background_var.png"], want["heatmap"])
+    np.testing.assert_array_equal(written["stable_mask.png"], want["stable"] * np.uint8(255))
+    np.testing.assert_array_equal(np.load(tmp_path / "variance.npy"), want["variance"])
 
 
 @pytest.mark.recordings
