@@ -22,11 +22,14 @@ import cv2
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
+from numpy.typing import NDArray
 
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline
 from gpu_bgstat.sources.source import Source
 
+_FEW_GAPS = 0.05  # a recording with a larger share of long intervals has a variable frame rate
+_TS_PACKETS = (188, 192, 204)  # bytes a packet of an MPEG transport stream: plain, with time codes, with parity
 _TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg plays text files as films of a terminal
 
 
@@ -168,6 +171,10 @@ class VideoSource(Source):
                 f"after {float(times[-1]):.1f} s: is it whole?"
             )
         self.timeline = Timeline(len(times), np.asarray(times, np.float64))
+        if missing := _missing(np.diff(np.asarray(times, np.float64))):
+            self.warnings.append(f"the timestamps leave gaps, as if {missing} frames were missing")
+        if self.container["format"] == "mpegts" and all(self._path.stat().st_size % size for size in _TS_PACKETS):
+            self.warnings.append(f"the file ends within a transport packet, after {len(times)} frames: is it whole?")
 
     def _ends_early(self, end_s: float) -> bool:
         """Whether a tenth of the promised duration, or more, has no pictures; sound may last a little longer."""
@@ -185,6 +192,15 @@ class VideoSource(Source):
         if quarters and not rest:
             pixels = np.rot90(pixels, quarters)
         return np.ascontiguousarray(pixels)
+
+
+def _missing(intervals_s: NDArray[np.float64]) -> int:
+    """How many frames would fill the gaps between otherwise even times; 0 where times are uneven anyway."""
+    if not intervals_s.size:
+        return 0
+    steps = np.rint(intervals_s / np.median(intervals_s))
+    gaps = steps > 1
+    return int((steps[gaps] - 1).sum()) if gaps.mean() < _FEW_GAPS else 0
 
 
 def _reason(error: Exception) -> str:
