@@ -73,6 +73,7 @@ FRAMES = {
 DAMAGED = "codec/decord_corrupted.mp4"  # has a test of its own
 TEN_BIT = [name for name in FRAMES if "10bit" in name]
 LIMIT = 120  # frames of a recording that is too large to be compared whole, one in 17 of them
+OPENCV_5 = int(cv2.__version__.split(".")[0]) >= 5
 LARGE_BYTES = 1_000_000
 
 
@@ -148,7 +149,10 @@ def test_every_recording_has_an_expectation() -> None:
 @pytest.mark.recordings
 @pytest.mark.parametrize("name", sorted(set(FRAMES) - set(TEN_BIT)))
 def test_video_equals_a_plain_decode_and_opencv(name: str) -> None:
-    """Indices, times and pixels of 8-bit video: small files whole, large ones in parts."""
+    """Indices, times and pixels of 8-bit video: small files whole, large ones in parts.
+
+    OpenCV 4 brings an older FFmpeg: levels differ, and some turned films stay unturned.
+    """
     path = recording(name)
     large = path.stat().st_size > LARGE_BYTES
     count = min(FRAMES[name], LIMIT) if large else FRAMES[name]
@@ -163,7 +167,8 @@ def test_video_equals_a_plain_decode_and_opencv(name: str) -> None:
         assert frame.index == index
         assert frame.time_s == pytest.approx(time_s, abs=1e-6)
         assert np.array_equal(frame.pixels, pixels), f"frame {index} differs from PyAV's"
-        assert np.array_equal(frame.pixels, seen_by_opencv), f"frame {index} differs from OpenCV's"
+        if OPENCV_5:
+            assert np.array_equal(frame.pixels, seen_by_opencv), f"frame {index} differs from OpenCV's"
         assert source.spec is not None and frame.pixels.shape == source.spec.shape
         met += 1
     assert met == len(wanted)
