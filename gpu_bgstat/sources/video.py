@@ -1,8 +1,8 @@
 """Video files, through FFmpeg (PyAV). Sequential decoding; only frames that are due are converted to pixels.
 
 The pixels are those of OpenCV 5's `cv2.VideoCapture.read`, bit for bit (swscale, bicubic, rotated by the display
-matrix), so that a tracker that reads with OpenCV can subtract the background. One exception: video of more than 8 bits is
-converted at 16 bits and then rounded, which is up to 3 levels nearer to the truth than swscale's direct way.
+matrix), so that a tracker that reads with OpenCV can subtract the background. One exception: video of more than 8
+bits is converted at 16 bits and then rounded, up to 3 levels nearer to the truth than swscale's direct way.
 
 A frame's time is its presentation timestamp, counted from the first frame's. Where a container has no timestamp,
 or one that does not increase, the time is that of the frame before plus 1 / frame rate.
