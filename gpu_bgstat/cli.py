@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it failed and one line on stderr says why, 2 wrong usage, 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 import click
 import cv2
 
+from gpu_bgstat import device_table, doctor
+from gpu_bgstat.backends.devices import read_devices
 from gpu_bgstat.config import PRESETS, Config
 from gpu_bgstat.demo import run_demo
 from gpu_bgstat.errors import BgstatError, ConfigError, SourceError
@@ -51,7 +54,7 @@ def _setting_options(command: Command) -> Command:
         click.option("--threshold", type=float, help=_help("threshold")),
         click.option("--fill", type=click.Choice(["median", "global"]), help=_help("fill")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
-        click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help=_help("device")),
+        click.option("--device", metavar="DEVICE", help=_help("device")),
         click.option("--preset", type=click.Choice(list(PRESETS)), default="default", help="where to begin"),
         click.option("--size", metavar="WxH", help="pixels: the size of raw frames on standard input"),
         click.option("--pix", type=click.Choice(list(PIXEL_FORMATS)), help="the pixel format of raw frames"),
@@ -86,6 +89,21 @@ def _source(names: Sequence[str], size: str | None, pix: str | None) -> SourceLi
     if sys.stdin is None:
         raise SourceError("standard input is closed: pipe raw frames into it")
     return PipeSource(sys.stdin.buffer, int(width), int(height), pix)
+
+
+def _log_to_stderr(quiet: bool) -> None:
+    """What the library says of devices and plans, a line each; only errors if asked for silence."""
+    log = logging.getLogger("gpu_bgstat")
+    log.handlers = [_ToStderr()]
+    log.setLevel(logging.CRITICAL if quiet else logging.INFO)
+    log.propagate = False
+
+
+class _ToStderr(logging.Handler):
+    """To whatever stderr is at the moment: the progress bar replaces it, to print above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(record.getMessage(), err=True)
 
 
 def default_folder(names: Sequence[str]) -> Path:
@@ -123,6 +141,7 @@ def estimate_command(
     """
     config, source = _config(preset, settings), _source(sources, size, pix)
     folder = output or default_folder(sources)
+    _log_to_stderr(quiet)
     with writable(folder):
         with Meter(shown=not quiet) as meter:
             background = estimate(source, config, meter.update)
@@ -159,12 +178,34 @@ def plan_command(
     click.echo(json.dumps(told.as_dict(), indent=2) if as_json else str(told))
 
 
+@cli.command("devices")
+@click.option("--json", "as_json", is_flag=True, help="print the readings as JSON")
+def devices_command(as_json: bool) -> None:
+    """Say which NVIDIA GPUs are here and how busy they are; without one, why not."""
+    readings = read_devices()
+    click.echo(json.dumps(device_table.as_dict(readings), indent=2) if as_json else device_table.as_text(readings))
+
+
+@cli.command("doctor")
+@click.option("--device", metavar="DEVICE", default="auto", help="gpu:0, gpu:0,1, or all of them")
+def doctor_command(device: str) -> None:
+    """Check on this machine that the GPU's results equal the CPU's; exit code 1 if they cannot be trusted."""
+    findings = []
+    for finding in doctor.examine(Config(device=device).device):
+        findings.append(finding)
+        click.echo(f"{'ok ' if finding.well else 'BAD'}  {finding.name}: {finding.detail}")
+    click.echo(doctor.verdict(findings))
+    if not all(finding.well for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
 @cli.command("demo")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), help="folder for the results")
 @click.option("--seconds", type=click.IntRange(2, 3600), default=60, show_default=True, help="length of the recording")
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 def demo_command(output: Path, seconds: int, quiet: bool) -> None:
     """Render an arena with moving animals, estimate its background, and print the error against the truth."""
+    _log_to_stderr(quiet)
     with Meter(shown=not quiet) as meter:
         told = run_demo(output, seconds, meter.update)
     if not quiet:
@@ -182,7 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(stdout, TextIOWrapper):
         stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal's encoding lacks
     try:
-        cli.main(args=None if arguments is None else list(arguments), prog_name="gpu-bgstat", standalone_mode=False)
+        given = None if arguments is None else list(arguments)
+        code: int | None = cli.main(args=given, prog_name="gpu-bgstat", standalone_mode=False)
         if stdout:
             stdout.flush()  # a full disk shows here
     except click.UsageError as error:
@@ -201,4 +243,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # the interpreter flushes once more at its end
         click.echo(f"gpu-bgstat: standard output cannot be written ({error.strerror})", err=True)
         return 1
-    return 0
+    return code or 0

@@ -14,6 +14,7 @@ from gpu_bgstat.errors import ConfigError
 MAX_SAMPLES_LIMIT = 65_535  # sums and counts of this many 16-bit samples still fit 64 bits
 
 _CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d{1,2}):(?P<s>\d{1,2}(?:\.\d+)?)$")
+_DEVICE = re.compile(r"auto|cpu|gpu(:all|:\d{1,3}(,\d{1,3})*)?")
 _FRAME_NUMBER = re.compile(r"(?P<n>\d+)f$")
 
 
@@ -55,6 +56,12 @@ def _whole(value: Any) -> Any:
 def _rectangle(value: Any) -> Any:
     """Accepts "X,Y,W,H" beside a sequence of four numbers."""
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _device(value: Any) -> Any:
+    if not isinstance(value, str) or not _DEVICE.fullmatch(value):
+        raise ValueError("no such device")
+    return value
 
 
 Position = Annotated[float | str, BeforeValidator(position)]
@@ -104,8 +111,9 @@ class Config(BaseModel):
     duration: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="seconds from the start of the range; live sources need it"
     )
-    device: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="where to compute: the GPU if there is one, the CPU, or the GPU or nothing"
+    device: Annotated[str, BeforeValidator(_device)] = Field(
+        "auto",
+        description="where to compute: auto (a GPU if there is one), cpu, gpu (or fail), gpu:0, gpu:0,1 or gpu:all",
     )
 
     def __init__(self, **settings: Any) -> None:

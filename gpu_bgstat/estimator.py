@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,8 @@ from gpu_bgstat.finalize import finalize, middle_ranks
 from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Run, Sample
 from gpu_bgstat.ring import Ring
 from gpu_bgstat.schedule import Planned, Running
+
+_LOG = logging.getLogger("gpu_bgstat")
 
 
 class BackgroundEstimator:
@@ -36,7 +39,6 @@ class BackgroundEstimator:
         self._plan = plan or Running(self.config)
         self._conform: Conformer | None = None
         self._ring: Ring | None = None
-        self._device = ""
         self._seen = 0
 
     def setup(self, spec: FrameSpec) -> None:
@@ -46,13 +48,14 @@ class BackgroundEstimator:
         """
         if self._ring is not None:
             raise BgstatError("setup was called before: one estimator is for one recording")
-        backend = backends.select(self.config.device)
         conform = Conformer(spec, self.config)
+        backend = backends.select(self.config.device)
+        _LOG.info("device: %s", backend.why)
         slots = self.config.max_samples
         if isinstance(self._plan, Planned):
             slots = max(1, len(self._plan.indices))
         self._check_memory(slots * conform.spec.bytes, backend.free_bytes())
-        self._device, self._conform = backend.name, conform
+        self._conform = conform
         self._ring = Ring(backend, slots, conform.spec)
 
     def _check_memory(self, need: int, free: int | None) -> None:
@@ -110,7 +113,7 @@ class BackgroundEstimator:
         background, stable, heat = finalize(reduced, self.config)
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
         run = Run(
-            device=self._device,
+            device=self._ring.device,
             frames_seen=self._seen,
             resized=self._conform.resized,
             sample_bytes=count * self._conform.spec.bytes,

@@ -27,6 +27,7 @@ class Forecast:
     sample_bytes: int | None  # of the full ring
     free_bytes: int | None
     device: str
+    samples_lie: str | None  # where on the device
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,6 +47,8 @@ class Forecast:
             memory = f"{self.sample_bytes / 1e6:.1f} MB of samples ({self.sample_spec}){free}"
         frames = "unknown" if self.frames is None else str(self.frames)
         rows = {"source": self.source, "frames": frames, "samples": samples, "memory": memory, "device": self.device}
+        if self.samples_lie is not None:
+            rows["place"] = self.samples_lie
         return "\n".join(f"{name:8} {text}" for name, text in rows.items())
 
 
@@ -71,4 +74,5 @@ def forecast(source: SourceLike, config: Config) -> Forecast:
             sample_bytes=slots * spec.bytes if spec else None,
             free_bytes=backend.free_bytes(),
             device=backend.why,
+            samples_lie=backend.forecast(max(1, slots), spec) if spec else None,
         )

@@ -24,6 +24,11 @@ class Ring:
         self._samples: list[Sample] = []
         self._oldest = 0  # the slot that is overwritten next, once the ring is full
 
+    @property
+    def device(self) -> str:
+        """What the report calls the device that the samples lie on."""
+        return self._store.name
+
     def __len__(self) -> int:
         return len(self._samples)
 

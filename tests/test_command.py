@@ -57,7 +57,12 @@ def outcome(capfd: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[
     """Exit code, stdout and stderr of the command, run in this process."""
     code = main([str(argument) for argument in arguments])
     told = capfd.readouterr()
-    return code, told.out, told.err
+    return code, told.out, undeviced(told.err)
+
+
+def undeviced(err: str) -> str:
+    """Without the line that says which device was chosen: it depends on the machine, and has a test of its own."""
+    return "".join(line for line in err.splitlines(keepends=True) if not line.startswith("device: "))
 
 
 def background_of(folder: Path) -> Image:
@@ -89,7 +94,7 @@ def test_the_real_command(command: list[str], film: Path, frames: NDArray[np.uin
         check=False,
         timeout=60,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, undeviced(done.stderr)) == (0, "")
     count, where = done.stdout.splitlines()
     assert count.startswith("10 samples of 90 frames in ") and count.endswith(" % of the pixels are stable")
     assert where == f"background: {output / 'background_est.png'}   report: {output / 'report.html'}"
@@ -274,7 +279,7 @@ def test_raw_frames_on_standard_input(pix: str, frames: NDArray[np.uint8], tmp_p
         timeout=60,
     )
     assert done.returncode == 0
-    assert done.stderr.decode().startswith("warning: damage: the pipe ended inside frame 90, after 12 of ")
+    assert undeviced(done.stderr.decode()).startswith("warning: damage: the pipe ended inside frame 90, after 12 of ")
     found = background_of(tmp_path)
     assert found.dtype == (np.uint16 if pix == "gray16le" else np.uint8)
     assert np.array_equal(found, np.median(raw[8::9], axis=0).astype(found.dtype))
@@ -289,7 +294,7 @@ def test_plan(film: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, mon
     code, out, err = outcome(capfd, "plan", film, "--every", "9")
     assert (code, err) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
-    assert list(lines) == ["source", "frames", "samples", "memory", "device"]
+    assert list(lines) == ["source", "frames", "samples", "memory", "device", "place"]
     assert lines["source"] == str(film) and lines["frames"] == "90"
     assert lines["samples"] == "10, from frame 8 to frame 89 (3.0 s)"
     assert lines["memory"].startswith("0.2 MB of samples (96x72 colour, 8 bit)")
@@ -449,6 +454,16 @@ def test_plain_lines_in_a_log(
         assert line.startswith(f"frame {frame} of 90, {samples} samples, ") and " frames/s" in line
     assert all(line.endswith(" s left") for line in lines[1:])
     assert outcome(capfd, "estimate", film, "--every", "30", "-o", tmp_path, "--quiet")[2] == ""
+
+
+def test_the_device_is_told_in_one_line(film: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Which one and why; nothing with --quiet."""
+    assert main(["estimate", str(film), "--every", "30", "-o", str(tmp_path), "--device", "cpu"]) == 0
+    assert capfd.readouterr().err == "device: cpu, as asked\n"
+    assert main(["estimate", str(film), "--every", "30", "-o", str(tmp_path)]) == 0
+    assert capfd.readouterr().err.startswith(("device: cpu, because ", "device: gpu:"))
+    assert main(["estimate", str(film), "--every", "30", "-o", str(tmp_path), "--device", "cpu", "--quiet"]) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_a_short_run_says_nothing_in_a_log(film: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

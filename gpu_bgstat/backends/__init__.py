@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from gpu_bgstat.backends.backend import Backend
 from gpu_bgstat.backends.cpu import CpuBackend
 from gpu_bgstat.backends.devices import gpu_names
+from gpu_bgstat.backends.gpu import GpuBackend, chosen
+from gpu_bgstat.backends.memory import size_text
 from gpu_bgstat.errors import DeviceError
 
 
 def select(device: str) -> Backend:
-    """The backend for `device` ("auto", "cpu" or "gpu"); its `why` says in one line what was chosen and why.
+    """The backend for `Config.device`; its `why` says in one line what was chosen and why.
 
-    Raises DeviceError for "gpu": this version has no GPU engine, and a GPU asked for is never replaced silently.
+    "auto" takes the GPU with the most free memory, and the CPU where there is none or all are too small. Raises
+    DeviceError where a GPU was asked for and is not there: it is never replaced silently.
     """
     if device == "cpu":
         return CpuBackend("cpu, as asked")
-    names = gpu_names()
-    if device == "gpu":
-        found = f"found {', '.join(names)}" if names else "and no NVIDIA driver or device was found"
-        raise DeviceError(f"device=gpu: this version has no GPU engine yet ({found}): use device=auto or cpu")
-    if names:
-        return CpuBackend(f"cpu: {names[0]} is there, but this version has no GPU engine yet")
-    return CpuBackend("cpu: no NVIDIA driver or device was found")
+    try:
+        gpus = chosen("gpu" if device == "auto" else device)
+    except DeviceError as error:
+        nothing = find_spec("cupy") is None and not gpu_names()
+        reason = "no NVIDIA driver or device was found" if nothing else str(error)
+        if device == "auto":
+            return CpuBackend(f"cpu, because {reason}")
+        raise DeviceError(f"device={device}: {reason}: {error}" if nothing else str(error)) from error
+    free = f"{size_text(gpus[0].free_bytes)} free"
+    if device != "auto":
+        return GpuBackend(gpus, f"{gpus[0]}, as asked, {free}")
+    why = f"{gpus[0]}, {free}" + (f", the most of {len(gpus)} devices" if len(gpus) > 1 else "")
+    return GpuBackend(gpus, why, fallback=CpuBackend("cpu"))

@@ -25,7 +25,9 @@ class Reduced:
 
 
 class Store(Protocol):
-    """`slots` frames of one spec in one block on the device."""
+    """`slots` frames of one spec, on the device."""
+
+    name: str  # what the report calls the device: "cpu, 2 threads"
 
     def put(self, slot: int, frame: Image) -> None:
         """Copies a C-contiguous frame of the store's spec into a slot."""
@@ -43,11 +45,13 @@ class Store(Protocol):
 class Backend(Protocol):
     """A device, chosen once."""
 
-    name: str  # what the report calls it: "cpu, 2 threads"
-    why: str  # one line: why this one
+    why: str  # one line: which one, and why
 
     def free_bytes(self) -> int | None:
-        """Memory that a store may take now; None if the system does not tell."""
+        """Memory that a store may take now; None if only `store` can tell."""
+
+    def forecast(self, slots: int, spec: FrameSpec) -> str:
+        """Where a store would lie, and how large it would be; nothing is allocated."""
 
     def store(self, slots: int, spec: FrameSpec) -> Store:
         """Room for `slots` frames; raises DeviceError if there is none."""

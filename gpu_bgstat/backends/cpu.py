@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_bgstat.backends import tiles
 from gpu_bgstat.backends.backend import Reduced
+from gpu_bgstat.backends.memory import free_host_bytes, size_text
 from gpu_bgstat.errors import DeviceError
 from gpu_bgstat.frames import FrameSpec, Image
 
@@ -36,12 +35,13 @@ class CpuStore:
     """The ring's block in memory: (slots, values), one row a frame. Untouched slots cost no memory."""
 
     def __init__(self, slots: int, spec: FrameSpec) -> None:
+        self.name = f"cpu, {tiles.cores()} threads"
         self._spec = spec
         try:
             self._block: Image = np.empty((slots, spec.values), spec.dtype)
         except MemoryError as error:
             raise DeviceError(
-                f"no memory for {slots} samples of {spec} ({slots * spec.bytes / 1e9:.1f} GB): "
+                f"no memory for {slots} samples of {spec} ({size_text(slots * spec.bytes)}): "
                 "lower max_samples, or use gray or a roi"
             ) from error
 
@@ -63,19 +63,13 @@ class CpuBackend:
     """All cores of this machine."""
 
     def __init__(self, why: str) -> None:
-        self.name = f"cpu, {tiles.cores()} threads"
         self.why = why
 
     def free_bytes(self) -> int | None:
-        """What the system could give without swapping (Linux: MemAvailable)."""
-        meminfo = Path("/proc/meminfo")
-        if meminfo.exists():
-            for line in meminfo.read_text().splitlines():
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-        if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return None
+        return free_host_bytes()
+
+    def forecast(self, slots: int, spec: FrameSpec) -> str:
+        return f"in memory, {size_text(slots * spec.bytes)}"
 
     def store(self, slots: int, spec: FrameSpec) -> CpuStore:
         return CpuStore(slots, spec)

@@ -41,12 +41,10 @@ def exact_variance(count: int, total: NDArray[Any], total_sq: NDArray[Any]) -> S
     two float32, where the low 29 bits of the quotient are near 1000...0; there the integers decide.
     """
     quotient: Doubles = _numerator(count, total, total_sq) / np.float64(count * count)
-    low = quotient.view(np.uint64) & np.uint64((1 << 29) - 1)
-    # Numerator and quotient are half a unit off at most: 4 is a wide margin. Lower values wrap around.
-    near = np.flatnonzero(low - np.uint64((1 << 28) - 4) <= 8)
-    if near.size:
-        numerator = _numerator(count, total[near], total_sq[near]).astype(np.uint64)
-        quotient[near] = _beside_middle(numerator, count * count, quotient[near])
+    places = np.flatnonzero(near_middle(quotient))
+    if places.size:
+        numerator = _numerator(count, total[places], total_sq[places]).astype(np.uint64)
+        quotient[places] = beside_middle(numerator, count * count, quotient[places], np)
     return quotient.astype(np.float32)
 
 
@@ -58,14 +56,23 @@ def _numerator(count: int, total: NDArray[Any], total_sq: NDArray[Any]) -> NDArr
     return numerator
 
 
-def _beside_middle(numerator: NDArray[np.uint64], divisor: int, quotient: Doubles) -> Doubles:
-    """The middle m * 2**(e - 24) of two float32 beside each quotient, moved one bit towards the ratio."""
+def near_middle(quotient: Any) -> Any:
+    """Where a float64 lies so near to the middle of two float32 that rounding it may go wrong. NumPy or CuPy."""
+    low = quotient.view(np.uint64) & np.uint64((1 << 29) - 1)
+    # Numerator and quotient are half a unit off at most: 4 is a wide margin. Lower values wrap around.
+    return low - np.uint64((1 << 28) - 4) <= np.uint64(8)
+
+
+def beside_middle(numerator: Any, divisor: int, quotient: Any, xp: Any) -> Any:
+    """The middle m * 2**(e - 24) of two float32 beside each quotient, moved one bit towards the ratio.
+
+    numerator (V,) uint64, quotient (V,) float64; `xp` is the module of these arrays, NumPy or CuPy.
+    """
     bits = quotient.view(np.uint64)
-    middle_bits = (bits >> np.uint64(29) << np.uint64(29)) | np.uint64(1 << 28)
-    middle = middle_bits.view(np.float64)
-    m = (middle_bits >> np.uint64(28) & np.uint64((1 << 24) - 1)) | np.uint64(1 << 24)
+    middle = (bits >> np.uint64(29) << np.uint64(29)) | np.uint64(1 << 28)
+    m = (middle >> np.uint64(28) & np.uint64((1 << 24) - 1)) | np.uint64(1 << 24)
     shift = 24 + 1023 - (bits >> np.uint64(52)).astype(np.int64)
     # 2**-32 <= variance < 2**30, so that both sides stay below 2**63.
-    left = numerator << np.maximum(shift, 0).astype(np.uint64)
-    right = m * np.uint64(divisor) << np.maximum(-shift, 0).astype(np.uint64)
-    return np.nextafter(middle, np.where(left > right, np.inf, np.where(left < right, -np.inf, middle)))
+    left = numerator << xp.maximum(shift, 0).astype(np.uint64)
+    right = m * np.uint64(divisor) << xp.maximum(-shift, 0).astype(np.uint64)
+    return (middle.view(np.int64) + xp.sign(left.view(np.int64) - right.view(np.int64))).view(np.float64)

@@ -1,0 +1,157 @@
+"""The GPU: where the samples lie is planned from free memory, and each device reduces its rows of the frames.
+
+frame ──► Part on gpu:0 ──► rows of the results
+      └─► Part on gpu:1 ──► …
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from gpu_bgstat.backends.backend import Backend, Reduced, Store
+from gpu_bgstat.backends.cuda import Gpu, OutOfDeviceMemoryError, driver_free_bytes, visible
+from gpu_bgstat.backends.kernels import KernelError, Kernels
+from gpu_bgstat.backends.lanes import Engine, Part
+from gpu_bgstat.backends.memory import free_host_bytes, size_text
+from gpu_bgstat.backends.placement import Placement, placements
+from gpu_bgstat.backends.plain import Plain
+from gpu_bgstat.errors import DeviceError
+from gpu_bgstat.frames import FrameSpec, Image
+
+_LOG = logging.getLogger("gpu_bgstat")
+
+
+class GpuStore:
+    """The ring's block on one device or more."""
+
+    def __init__(self, spec: FrameSpec, placement: Placement, name: str) -> None:
+        """Allocates everything; raises OutOfDeviceMemoryError, with nothing left allocated, if it does not fit."""
+        self.name = name
+        self._spec = spec
+        self._shares = placement.shares
+        self._parts: list[Part] = []
+        try:
+            for share in placement.shares:
+                self._parts.append(Part(share, _engine(share.device, spec)))
+        except BaseException:
+            self.close()
+            raise
+
+    def put(self, slot: int, frame: Image) -> None:
+        for part in self._parts:
+            part.put(slot, frame)
+
+    def move(self, source: int, target: int) -> None:
+        for part in self._parts:
+            part.move(source, target)
+
+    def reduce(self, count: int, ranks: Sequence[int]) -> Reduced:
+        wanted = sorted(set(ranks))
+        variance = np.empty(self._spec.shape, np.float32)
+        order = np.empty((len(wanted), *self._spec.shape), self._spec.dtype)
+        with ThreadPoolExecutor(len(self._parts), thread_name_prefix="bgstat-gpu") as pool:
+            tasks = []
+            for part, share in zip(self._parts, self._shares, strict=True):
+                rows = slice(share.rows.start, share.rows.stop)
+                results = variance[rows].reshape(-1), order[:, rows].reshape(len(wanted), -1)
+                tasks.append(pool.submit(part.reduce, count, wanted, *results))
+            for task in tasks:
+                task.result()
+        return Reduced(variance, order[[wanted.index(rank) for rank in ranks]])
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
+        self._parts.clear()
+
+
+def _engine(device: int, spec: FrameSpec) -> Engine:
+    """The kernels; CuPy's own operations, and one line about it, where they cannot be compiled."""
+    try:
+        return Kernels(device, spec.dtype)
+    except KernelError as error:
+        _LOG.warning("%s; until then CuPy's own operations reduce, more slowly", error)
+        return Plain(device, spec.dtype)
+
+
+class GpuBackend:
+    """One device, or several in order of preference."""
+
+    def __init__(self, gpus: Sequence[Gpu], why: str, fallback: Backend | None = None) -> None:
+        """`fallback` takes over, and is announced, where no plan fits."""
+        self.why = why
+        self._gpus = list(gpus)
+        self._fallback = fallback
+
+    def free_bytes(self) -> int | None:
+        """None: `store` plans with each device's memory and the host's, and refuses by itself."""
+        return None
+
+    def placements(self, slots: int, spec: FrameSpec) -> list[Placement]:
+        """The plans that fit now, best first. Devices beyond the first are looked at only if it is too small."""
+        measured = [_measured(self._gpus[0])]
+        plans = list(placements(spec, slots, _free(measured), None))
+        if len(self._gpus) > 1 and not (plans and plans[0].kind == "ring"):
+            measured += [_measured(gpu) for gpu in self._gpus[1:]]
+        return list(placements(spec, slots, _free(measured), free_host_bytes()))
+
+    def forecast(self, slots: int, spec: FrameSpec) -> str:
+        plans = self.placements(slots, spec)
+        if plans:
+            return str(plans[0])
+        return self._fallback.forecast(slots, spec) if self._fallback else self._too_small(slots, spec)
+
+    def store(self, slots: int, spec: FrameSpec) -> Store:
+        """The best plan whose allocations succeed."""
+        reason = ""
+        for placement in self.placements(slots, spec):
+            try:
+                store = GpuStore(spec, placement, self._name(placement))
+            except OutOfDeviceMemoryError as error:
+                reason = f" ({error})"
+                _LOG.warning("no memory for %s (%s): trying the next smaller plan", placement, error)
+            else:
+                _LOG.info("samples: %s", placement)
+                return store
+        if self._fallback is None:
+            raise DeviceError(self._too_small(slots, spec) + reason)
+        _LOG.warning("device: cpu, because of %s%s", self._too_small(slots, spec), reason)
+        return self._fallback.store(slots, spec)
+
+    def _name(self, placement: Placement) -> str:
+        used = {share.device for share in placement.shares}
+        return " + ".join(str(gpu) for gpu in self._gpus if gpu.index in used) + f", {placement.kind}"
+
+    def _too_small(self, slots: int, spec: FrameSpec) -> str:
+        free = ", ".join(f"{gpu} has {size_text(gpu.free_bytes)} free" for gpu in self._gpus)
+        return (
+            f"too little memory for {slots} samples of {spec}, {size_text(slots * spec.bytes)}, in any way: {free}; "
+            "lower max_samples, or use gray or a roi"
+        )
+
+
+def _measured(gpu: Gpu) -> Gpu:
+    """With what both NVML and the driver agree to be free."""
+    return replace(gpu, free_bytes=min(gpu.free_bytes, driver_free_bytes(gpu.index)))
+
+
+def _free(gpus: Sequence[Gpu]) -> list[tuple[int, int]]:
+    return [(gpu.index, gpu.free_bytes) for gpu in gpus]
+
+
+def chosen(device: str) -> list[Gpu]:
+    """The devices that "gpu", "gpu:all", "gpu:1" or "gpu:0,1" names; raises DeviceError if one is not there."""
+    there = visible()
+    _, _, numbers = device.partition(":")
+    if numbers in ("", "all"):
+        return there
+    wanted = {int(number) for number in numbers.split(",")}
+    if missing := wanted - {gpu.index for gpu in there}:
+        names = ", ".join(str(gpu) for gpu in sorted(there, key=lambda gpu: gpu.index))
+        raise DeviceError(f"device={device}: there is no gpu:{min(missing)}; there is {names}")
+    return [gpu for gpu in there if gpu.index in wanted]

@@ -1,0 +1,146 @@
+"""Where the samples will lie, planned from sizes alone: no CUDA, no pixels.
+
+    ring    all samples on one device                   [gpu:0 ▓▓▓▓]
+    split   the rows of each frame over several         [gpu:0 ▓▓] [gpu:1 ▓▓]
+    slabs   in pinned host memory; at finalize, all     [host ▓▓▓▓] ─► [gpu:0 ▒▒]
+            samples of some values at a time go through
+            the devices: one slab is reduced while the
+            next is on its way
+
+`placements` lists what fits, the fastest first. What comes later needs less memory on each device, so that an
+allocation that is refused leads to the next one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gpu_bgstat.backends.memory import size_text
+from gpu_bgstat.frames import FrameSpec
+
+LINE_BYTES = 128  # rows of a ring begin at multiples of this: a block of the kernels reads one line of each
+STAGING = 3  # pinned frames on their way to a device
+LANES = 2  # chunks that are reduced side by side
+MOST_RANKS = 512  # order statistics of one pass; the least results' memory holds so many of one line of values
+
+_RANKS = 2  # the results' memory is sized for so many; for more ranks the chunks get smaller
+_LEAST_RESULT_BYTES = 1 << 18
+_MOST_RESULT_BYTES = 1 << 26
+_MOST_SLAB_BYTES = 1 << 29  # larger slabs would be no faster
+_SLAB_PARTS = (2, 8, 32)  # slabs take one part in so many of the free memory, tried in turn
+_HEADROOM = 16  # one part in so many of the free memory is left to others
+_HOST_SHARE = 0.8  # of the free host memory that may be pinned
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of each frame that one device has, and what they need there.
+
+    device        its number
+    rows          of the frame
+    values        in these rows; the kernels know nothing of rows and columns
+    on_device     whether the ring lies there; if not, it is pinned memory, and slabs of `chunk_values` go through
+    chunk_values  values that are reduced at a time, a multiple of LINE_BYTES
+    """
+
+    device: int
+    rows: range
+    values: int
+    itemsize: int
+    slots: int
+    on_device: bool
+    chunk_values: int
+
+    @property
+    def pitch_bytes(self) -> int:
+        """From one sample to the next."""
+        return _lines(self.values * self.itemsize)
+
+    @property
+    def ring_bytes(self) -> int:
+        return self.slots * self.pitch_bytes
+
+    @property
+    def slab_bytes(self) -> int:
+        return self.slots * self.chunk_values * self.itemsize
+
+    @property
+    def result_bytes(self) -> int:
+        """Variance and ranks of one chunk."""
+        return max(_LEAST_RESULT_BYTES, self.chunk_values * (4 + _RANKS * self.itemsize))
+
+    @property
+    def device_bytes(self) -> int:
+        lanes = LANES * (self.result_bytes + 4 * MOST_RANKS)
+        return lanes + (self.ring_bytes if self.on_device else LANES * self.slab_bytes)
+
+    @property
+    def pinned_bytes(self) -> int:
+        frames = STAGING * self.values * self.itemsize if self.on_device else self.ring_bytes
+        return LANES * self.result_bytes + frames
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A way to place all samples: `kind` is ring, split or slabs."""
+
+    kind: str
+    shares: tuple[Share, ...]
+
+    def __str__(self) -> str:
+        devices = ", ".join(
+            f"gpu:{share.device} (rows {share.rows.start}..{share.rows.stop - 1}, {size_text(share.device_bytes)})"
+            for share in self.shares
+        )
+        pinned = sum(share.pinned_bytes for share in self.shares)
+        if self.kind == "ring":
+            share = self.shares[0]
+            return f"one ring on gpu:{share.device}, {size_text(share.device_bytes)}"
+        if self.kind == "split":
+            return f"split by rows over {devices}"
+        return f"{size_text(pinned)} of pinned host memory, streamed in slabs through {devices}"
+
+
+def placements(
+    spec: FrameSpec, slots: int, free_bytes: Sequence[tuple[int, int]], host_free_bytes: int | None
+) -> Iterator[Placement]:
+    """What fits, best first: `free_bytes` has (device, free bytes), in order of preference."""
+    usable = [(device, free - free // _HEADROOM) for device, free in free_bytes]
+    for number in range(1, len(usable) + 1):
+        shares = _shares(spec, slots, usable[:number], 0)
+        if shares and all(share.device_bytes <= room for share, (_, room) in zip(shares, usable, strict=False)):
+            yield Placement("ring" if number == 1 else "split", shares)
+    for part in _SLAB_PARTS:
+        shares = _shares(spec, slots, usable, part)
+        pinned = sum(share.pinned_bytes for share in shares)
+        fits = all(share.device_bytes <= room for share, (_, room) in zip(shares, usable, strict=False))
+        if shares and fits and (host_free_bytes is None or pinned <= _HOST_SHARE * host_free_bytes):
+            yield Placement("slabs", shares)
+
+
+def _shares(spec: FrameSpec, slots: int, usable: Sequence[tuple[int, int]], slab_part: int) -> tuple[Share, ...]:
+    """The frame's rows, dealt out in proportion to the memory; empty if there are fewer rows than devices.
+
+    slab_part  0 for rings on the devices, else which part of the memory the slabs may take
+    """
+    total = sum(room for _, room in usable)
+    if spec.height < len(usable) or total <= 0:
+        return ()
+    ends = [round(spec.height * sum(room for _, room in usable[: k + 1]) / total) for k in range(len(usable))]
+    itemsize = spec.dtype.itemsize
+    shares = []
+    for (device, room), start, end in zip(usable, [0, *ends], ends, strict=False):
+        values = (end - start) * spec.width * spec.channels
+        most = _MOST_RESULT_BYTES // (4 + _RANKS * itemsize)
+        if slab_part:
+            most = min(most, min(room // slab_part, _MOST_SLAB_BYTES) // LANES // (slots * itemsize))
+        chunk = min(_lines(values), max(LINE_BYTES, most // LINE_BYTES * LINE_BYTES))
+        if values:
+            shares.append(Share(device, range(start, end), values, itemsize, slots, not slab_part, chunk))
+    return tuple(shares)
+
+
+def _lines(size: int) -> int:
+    return math.ceil(size / LINE_BYTES) * LINE_BYTES

@@ -1,0 +1,132 @@
+// Variance and order statistics of a ring of 16-bit samples: a pass by high bytes, then one by low bytes.
+//
+//   ring      (count, pitch bytes) uint16   `values` samples a row; pitch a multiple of 128, ring aligned to 128 bytes
+//   ranks     (rank_count,) uint32   each below count; rank_count <= MAX_RANKS
+//   variance  (values,) float32
+//   order     (rank_count, order_pitch values) uint16   row r: the samples that sorting over count puts at ranks[r]
+//
+//   block     64 neighbouring values: one 128-byte line of each row; histograms of one byte in 32 KB of shared memory.
+//   warp      every 8th row; each lane reads 2 values in one word, UNROLL rows in flight.
+//   word      column = lane, half j for value 2 * lane + j: the 32 lanes always hit 32 banks.
+//   passes    1: high bytes, and sums in registers. 2: low bytes of the samples whose high byte is the rank's. Ranks that
+//             agree in the high byte of all 64 values, as the two middles nearly always do, share their second pass.
+//
+// Limits: count <= 65535. Launch: blocks = ceil(values / 64), 256 threads, 32768 bytes of dynamic shared memory.
+// Reads each byte twice (the second time mostly from the L2 cache), and once more for each rank that lies elsewhere.
+// Reference: `variance` and `ranks` in gpu_bgstat/backends/cpu.py.
+#include "bins.cuh"
+#include "variance.cuh"
+
+#ifndef UNROLL
+#define UNROLL 8
+#endif
+#ifndef MAX_RANKS
+#define MAX_RANKS 8
+#endif
+
+constexpr int THREADS = 256, WARPS = THREADS / 32, VALUES = 64, COLUMNS = 32;
+using Bins = OwnedBins<COLUMNS, THREADS>;
+
+// visit(pair) for each word of this lane in the rows of this warp.
+template <typename Visit>
+__device__ __forceinline__ void each_pair(const unsigned char* column, long long pitch, unsigned count, Visit visit)
+{
+    unsigned row = threadIdx.x / 32;
+    for (; row + (UNROLL - 1) * WARPS < count; row += UNROLL * WARPS) {
+        unsigned pairs[UNROLL];
+#pragma unroll
+        for (int u = 0; u < UNROLL; ++u)
+            pairs[u] = *reinterpret_cast<const unsigned*>(column + (row + u * WARPS) * pitch);
+#pragma unroll
+        for (int u = 0; u < UNROLL; ++u) visit(pairs[u]);
+    }
+    for (; row < count; row += WARPS) visit(*reinterpret_cast<const unsigned*>(column + row * pitch));
+}
+
+// The variance from this thread's sums of 2 values over its rows; uses the bins as scratch, between barriers.
+__device__ __forceinline__ void write_variance(unsigned* bins, const unsigned long long (&sum)[2],
+                                               const unsigned long long (&square)[2], unsigned count, long long first,
+                                               long long values, float* __restrict__ variance)
+{
+    unsigned long long* scratch = reinterpret_cast<unsigned long long*>(bins);  // [sum, square][half][thread]
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        scratch[half * THREADS + threadIdx.x] = sum[half];
+        scratch[(2 + half) * THREADS + threadIdx.x] = square[half];
+    }
+    __syncthreads();
+    if (threadIdx.x < VALUES) {
+        const int half = threadIdx.x % 2, lane = threadIdx.x / 2;
+        unsigned long long total = 0, total_sq = 0;
+        for (int w = 0; w < WARPS; ++w) {
+            total += scratch[half * THREADS + w * 32 + lane];
+            total_sq += scratch[(2 + half) * THREADS + w * 32 + lane];
+        }
+        if (first + threadIdx.x < values) variance[first + threadIdx.x] = exact_variance(count, total, total_sq);
+    }
+    __syncthreads();
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    statistics_u16(const unsigned char* __restrict__ ring, long long pitch, unsigned count, long long values,
+                   const unsigned* __restrict__ ranks, unsigned rank_count, float* __restrict__ variance,
+                   unsigned short* __restrict__ order, long long order_pitch)
+{
+    extern __shared__ uint4 shared[];
+    unsigned* bins = reinterpret_cast<unsigned*>(shared);
+    __shared__ unsigned char high[MAX_RANKS][VALUES];    // the high byte of each rank, and the rank's place
+    __shared__ unsigned short rest[MAX_RANKS][VALUES];   // among the samples with this high byte
+    const int lane = threadIdx.x % 32;
+    const long long first = (long long)blockIdx.x * VALUES;
+    const unsigned char* column = ring + 2 * first + 4 * lane;
+
+    clear_bins<COLUMNS, THREADS>(bins);
+    __syncthreads();
+    unsigned long long sum[2] = {0, 0}, square[2] = {0, 0};
+    each_pair(column, pitch, count, [&](unsigned pair) {
+        const unsigned a = pair & 0xffff, b = pair >> 16;
+        sum[0] += a, square[0] += a * a;
+        sum[1] += b, square[1] += b * b;
+        atomicAdd(bins + (a >> 8) * COLUMNS + lane, 1u);
+        atomicAdd(bins + (b >> 8) * COLUMNS + lane, 1u << 16);
+    });
+    __syncthreads();
+    Bins mine;
+    mine.load(bins);
+    for (unsigned r = 0; r < rank_count; ++r) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            unsigned place;
+            const int found = mine.find(half, ranks[r], place);
+            if (found >= 0) high[r][2 * lane + half] = found, rest[r][2 * lane + half] = place;
+        }
+    }
+    __syncthreads();
+    write_variance(bins, sum, square, count, first, values, variance);
+
+    unsigned done = 0;  // one bit a rank, the same in all threads
+    for (unsigned r = 0; r < rank_count; ++r) {
+        if (done >> r & 1) continue;
+        const unsigned aims[2] = {high[r][2 * lane], high[r][2 * lane + 1]};
+        clear_bins<COLUMNS, THREADS>(bins);
+        __syncthreads();
+        each_pair(column, pitch, count, [&](unsigned pair) {
+            if ((pair >> 8 & 0xff) == aims[0]) atomicAdd(bins + (pair & 0xff) * COLUMNS + lane, 1u);
+            if (pair >> 24 == aims[1]) atomicAdd(bins + (pair >> 16 & 0xff) * COLUMNS + lane, 1u << 16);
+        });
+        __syncthreads();
+        mine.load(bins);
+        for (unsigned other = r; other < rank_count; ++other) {
+            const bool same = high[other][2 * lane] == aims[0] && high[other][2 * lane + 1] == aims[1];
+            if (!__syncthreads_and(same)) continue;
+            done |= 1u << other;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                unsigned place;
+                const int found = mine.find(half, rest[other][2 * lane + half], place);
+                const long long value = first + 2 * lane + half;
+                if (found >= 0 && value < values) order[other * order_pitch + value] = aims[half] << 8 | found;
+            }
+        }
+    }
+}
