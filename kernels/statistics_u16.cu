@@ -6,12 +6,12 @@
 //   order     (rank_count, order_pitch values) uint16   row r: the samples that sorting over count puts at ranks[r]
 //
 //   block     64 neighbouring values: one 128-byte line of each row; histograms of one byte in 32 KB of shared memory.
-//   warp      every 8th row; each lane reads 2 values in one word, UNROLL rows in flight.
+//   warp      every 16th row; each lane reads 2 values in one word, UNROLL rows in flight.
 //   word      column = lane, half j for value 2 * lane + j: the 32 lanes always hit 32 banks.
 //   passes    1: high bytes, and sums in registers. 2: low bytes of the samples whose high byte is the rank's. Ranks that
 //             agree in the high byte of all 64 values, as the two middles nearly always do, share their second pass.
 //
-// Limits: count <= 65535. Launch: blocks = ceil(values / 64), 256 threads, 32768 bytes of dynamic shared memory.
+// Limits: count <= 65535. Launch: blocks = ceil(values / 64), 512 threads, 32768 bytes of dynamic shared memory.
 // Reads each byte twice (the second time mostly from the L2 cache), and once more for each rank that lies elsewhere.
 // Reference: `variance` and `ranks` in gpu_bgstat/backends/cpu.py.
 #include "bins.cuh"
@@ -20,11 +20,18 @@
 #ifndef UNROLL
 #define UNROLL 8
 #endif
+#ifndef BLOCKS  // resident on an SM; a third would not fit into the shared memory of 12.x
+#if __CUDA_ARCH__ >= 1200
+#define BLOCKS 2
+#else
+#define BLOCKS 3
+#endif
+#endif
 #ifndef MAX_RANKS
 #define MAX_RANKS 8
 #endif
 
-constexpr int THREADS = 256, WARPS = THREADS / 32, VALUES = 64, COLUMNS = 32;
+constexpr int THREADS = 512, WARPS = THREADS / 32, VALUES = 64, COLUMNS = 32;
 using Bins = OwnedBins<COLUMNS, THREADS>;
 
 // visit(pair) for each word of this lane in the rows of this warp.
@@ -67,7 +74,7 @@ __device__ __forceinline__ void write_variance(unsigned* bins, const unsigned lo
     __syncthreads();
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     statistics_u16(const unsigned char* __restrict__ ring, long long pitch, unsigned count, long long values,
                    const unsigned* __restrict__ ranks, unsigned rank_count, float* __restrict__ variance,
                    unsigned short* __restrict__ order, long long order_pitch)
@@ -94,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     Bins mine;
     mine.load(bins);
     for (unsigned r = 0; r < rank_count; ++r) {
-#pragma unroll
+#pragma unroll 1  // the bins stay as packed words: 20 registers less
         for (int half = 0; half < 2; ++half) {
             unsigned place;
             const int found = mine.find(half, ranks[r], place);
@@ -120,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             const bool same = high[other][2 * lane] == aims[0] && high[other][2 * lane + 1] == aims[1];
             if (!__syncthreads_and(same)) continue;
             done |= 1u << other;
-#pragma unroll
+#pragma unroll 1
             for (int half = 0; half < 2; ++half) {
                 unsigned place;
                 const int found = mine.find(half, rest[other][2 * lane + half], place);

@@ -6,27 +6,20 @@
 //   order     (rank_count, order_pitch) uint8   row r: the samples that sorting over count puts at ranks[r]
 //
 //   block     128 neighbouring values: one 128-byte line of each row. Their histograms fill 64 KB of shared memory.
-//   warp      every 16th row; each lane reads 4 values in one word, UNROLL rows in flight, and counts them.
+//   warp      every 32nd row; each lane reads 4 values in one word, UNROLL rows in flight, and counts them.
 //   word      column (j & 1) * 32 + lane, half j >> 1 for value 4 * lane + j: the 32 lanes always hit 32 banks.
-//   thread    then owns 32 bins of 2 values: sums, squares and ranks come from the bins, not from the samples.
+//   thread    then owns 16 bins of 2 values: sums, squares and ranks come from the bins, not from the samples.
 //
-// Limits: count <= 65535. Launch: blocks = ceil(values / 128), 512 threads, 65536 bytes of dynamic shared memory.
+// Limits: count <= 65535. Launch: blocks = ceil(values / 128), 1024 threads, 65536 bytes of dynamic shared memory.
 // Reference: `variance` and `ranks` in gpu_bgstat/backends/cpu.py.
 #include "bins.cuh"
 #include "variance.cuh"
 
 #ifndef UNROLL
-#define UNROLL 8
-#endif
-#ifndef BLOCKS  // of an SM, at the least: keeps to 64 registers a thread where shared memory has room for two blocks
-#if __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900  // also 10.0 has room, but there 64 registers spill
-#define BLOCKS 2
-#else
-#define BLOCKS 1
-#endif
+#define UNROLL 4
 #endif
 
-constexpr int THREADS = 512, WARPS = THREADS / 32, VALUES = 128, COLUMNS = 64;
+constexpr int THREADS = 1024, WARPS = THREADS / 32, VALUES = 128, COLUMNS = 64;
 
 __device__ __forceinline__ void count_in(unsigned* mine, unsigned quad)
 {
@@ -35,7 +28,7 @@ __device__ __forceinline__ void count_in(unsigned* mine, unsigned quad)
         atomicAdd(mine + (quad >> 8 * j & 0xff) * COLUMNS + (j & 1) * 32, 1u << 16 * (j >> 1));
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
     statistics_u8(const unsigned char* __restrict__ ring, long long pitch, unsigned count, long long values,
                   const unsigned* __restrict__ ranks, unsigned rank_count, float* __restrict__ variance,
                   unsigned char* __restrict__ order, long long order_pitch)
@@ -57,8 +50,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
         for (int u = 0; u < UNROLL; ++u) count_in(bins + lane, quads[u]);
     }
-    for (; row < count; row += WARPS)
-        count_in(bins + lane, __ldcs(reinterpret_cast<const unsigned*>(column + row * pitch)));
+    if (row < count) {  // the rest in one batch, too: one wait for memory instead of UNROLL - 1
+        unsigned quads[UNROLL];
+#pragma unroll
+        for (int u = 0; u < UNROLL; ++u)
+            if (row + u * WARPS < count)
+                quads[u] = __ldcs(reinterpret_cast<const unsigned*>(column + (row + u * WARPS) * pitch));
+#pragma unroll
+        for (int u = 0; u < UNROLL; ++u)
+            if (row + u * WARPS < count) count_in(bins + lane, quads[u]);
+    }
     __syncthreads();
 
     using Bins = OwnedBins<COLUMNS, THREADS>;

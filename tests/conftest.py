@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import cv2
 import pytest
 
 from gpu_bgstat.arena import Arena
+from gpu_bgstat.backends.cuda import visible
+from gpu_bgstat.errors import DeviceError
 
 cv2.setNumThreads(2)
 
@@ -20,6 +23,30 @@ def pytest_configure(config: pytest.Config) -> None:
     """The gate must not pass by skipping: with CI=true the recordings have to be there."""
     if os.environ.get("CI") == "true" and not (RECORDINGS / "animals").is_dir():
         raise pytest.UsageError(MISSING)
+
+
+@functools.cache
+def without_gpu() -> str:
+    """Why there is no CUDA device here; empty if there is one."""
+    try:
+        visible()
+    except DeviceError as error:
+        return f"needs a CUDA device or the stand-in: {error}"
+    return ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of the GPU skip without one, and fail instead if BGSTAT_REQUIRE_GPU=1."""
+    if item.get_closest_marker("gpu") and (reason := without_gpu()):
+        if os.environ.get("BGSTAT_REQUIRE_GPU") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """One test body, run on both backends."""
+    return str(request.param)
 
 
 def recording(name: str) -> Path:

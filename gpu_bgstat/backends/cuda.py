@@ -123,6 +123,7 @@ class Block:
 
     def __init__(self, size: int, device: int | None) -> None:
         self.size = size
+        self.device = device
         runtime = cupy().cuda.runtime
         where = "pinned host memory" if device is None else f"gpu:{device}"
         with cuda_errors(f"{where}, allocating {size_text(size)}"):

@@ -58,7 +58,7 @@ class GpuStore:
             tasks = []
             for part, share in zip(self._parts, self._shares, strict=True):
                 rows = slice(share.rows.start, share.rows.stop)
-                results = variance[rows].reshape(-1), order[:, rows].reshape(len(wanted), -1)
+                results = variance[rows].reshape(-1), order[:, rows].reshape(len(wanted), share.values)
                 tasks.append(pool.submit(part.reduce, count, wanted, *results))
             for task in tasks:
                 task.result()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import hashlib
 import logging
 import os
@@ -18,6 +20,13 @@ from gpu_bgstat.errors import DeviceError
 _LOG = logging.getLogger("gpu_bgstat")
 # Compiled once a process and device; CuPy keeps the code itself in its cache on disk.
 _loaded: dict[tuple[int, int, str, tuple[str, ...]], Any] = {}
+
+
+@atexit.register
+def _leave_to_the_driver() -> None:
+    """The process's end takes the modules along. Unloading them after a failed kernel would only print errors."""
+    for kernel in _loaded.values():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kernel))
 
 
 class KernelError(DeviceError):
@@ -77,9 +86,13 @@ class Kernels:
     """Reduces samples of one type on one device with the kernels."""
 
     def __init__(self, device: int, dtype: np.dtype[Any]) -> None:
+        """Raises KernelError where they cannot be compiled, ValueError for another type than uint8 and uint16."""
+        if dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"type {dtype}: the kernels take uint8 and uint16")
+        self._itemsize = dtype.itemsize
         wide = dtype == np.uint16
         name, self._values, self._threads, self._shared = (
-            ("statistics_u16", 64, 256, 32768) if wide else ("statistics_u8", 128, 512, 65536)
+            ("statistics_u16", 64, 512, 32768) if wide else ("statistics_u8", 128, 1024, 65536)
         )
         self.most_ranks = 8 if wide else 65535  # a launch
         self._kernel = load(name, device, self._shared)
@@ -99,6 +112,11 @@ class Kernels:
         results  address of the variance (values,) float32, and of the ranks' samples (ranks, values)
         """
         (address, pitch), (count, values), (ranks_at, wanted) = samples, shape, ranks
+        lines = all(number % 128 == 0 for number in samples) and pitch >= values * self._itemsize
+        if not lines or not 1 <= count <= 65535 or values < 1:
+            raise ValueError(f"samples at {address:#x}, pitch {pitch}, shape {shape}: not what the kernel takes")
+        if len(wanted) > self.most_ranks or any(not 0 <= rank < count for rank in wanted):
+            raise ValueError(f"ranks {list(wanted)} of {count} samples: give at most {self.most_ranks} below that")
         arguments = (
             *(address, np.int64(pitch), np.uint32(count), np.int64(values)),
             *(ranks_at, np.uint32(len(wanted)), *results, np.int64(values)),

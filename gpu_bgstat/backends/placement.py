@@ -7,8 +7,8 @@
             the devices: one slab is reduced while the
             next is on its way
 
-`placements` lists what fits, the fastest first. What comes later needs less memory on each device, so that an
-allocation that is refused leads to the next one.
+`placements` lists what fits, the fastest first. Each plan needs less memory than the ones before it on every device
+that they share, so that an allocation that is refused leads to the next one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RANKS = 2  # the results' memory is sized for so many; for more ranks the chunk
 _LEAST_RESULT_BYTES = 1 << 18
 _MOST_RESULT_BYTES = 1 << 26
 _MOST_SLAB_BYTES = 1 << 29  # larger slabs would be no faster
-_SLAB_PARTS = (2, 8, 32)  # slabs take one part in so many of the free memory, tried in turn
+_SLAB_PARTS = (4, 16, 64)  # a slab has one part in so many of the ring, and of the free memory; tried in turn
 _HEADROOM = 16  # one part in so many of the free memory is left to others
 _HOST_SHARE = 0.8  # of the free host memory that may be pinned
 
@@ -108,15 +108,23 @@ def placements(
 ) -> Iterator[Placement]:
     """What fits, best first: `free_bytes` has (device, free bytes), in order of preference."""
     usable = [(device, free - free // _HEADROOM) for device, free in free_bytes]
+    room = dict(usable)
+    for plan in _candidates(spec, slots, usable):
+        if any(share.device_bytes > room[share.device] for share in plan.shares):
+            continue
+        pinned = sum(share.pinned_bytes for share in plan.shares)
+        if plan.kind == "slabs" and host_free_bytes is not None and pinned > _HOST_SHARE * host_free_bytes:
+            continue
+        yield plan
+        room |= {share.device: share.device_bytes - 1 for share in plan.shares}
+
+
+def _candidates(spec: FrameSpec, slots: int, usable: Sequence[tuple[int, int]]) -> Iterator[Placement]:
     for number in range(1, len(usable) + 1):
-        shares = _shares(spec, slots, usable[:number], 0)
-        if shares and all(share.device_bytes <= room for share, (_, room) in zip(shares, usable, strict=False)):
+        if shares := _shares(spec, slots, usable[:number], 0):
             yield Placement("ring" if number == 1 else "split", shares)
     for part in _SLAB_PARTS:
-        shares = _shares(spec, slots, usable, part)
-        pinned = sum(share.pinned_bytes for share in shares)
-        fits = all(share.device_bytes <= room for share, (_, room) in zip(shares, usable, strict=False))
-        if shares and fits and (host_free_bytes is None or pinned <= _HOST_SHARE * host_free_bytes):
+        if shares := _shares(spec, slots, usable, part):
             yield Placement("slabs", shares)
 
 
@@ -133,10 +141,11 @@ def _shares(spec: FrameSpec, slots: int, usable: Sequence[tuple[int, int]], slab
     shares = []
     for (device, room), start, end in zip(usable, [0, *ends], ends, strict=False):
         values = (end - start) * spec.width * spec.channels
-        most = _MOST_RESULT_BYTES // (4 + _RANKS * itemsize)
+        most = min(values, _MOST_RESULT_BYTES // (4 + _RANKS * itemsize))
         if slab_part:
-            most = min(most, min(room // slab_part, _MOST_SLAB_BYTES) // LANES // (slots * itemsize))
-        chunk = min(_lines(values), max(LINE_BYTES, most // LINE_BYTES * LINE_BYTES))
+            slab_bytes = min(room // slab_part, _MOST_SLAB_BYTES) // LANES
+            most = min(most, values // slab_part, slab_bytes // (slots * itemsize))
+        chunk = max(1, most // LINE_BYTES) * LINE_BYTES if most < values else _lines(values)
         if values:
             shares.append(Share(device, range(start, end), values, itemsize, slots, not slab_part, chunk))
     return tuple(shares)

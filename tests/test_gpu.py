@@ -1,0 +1,430 @@
+"""The GPU path: what travels and when, where the samples lie, what fails, and that memory is given back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_backends import FIELDS, scene
+
+from gpu_bgstat import BackgroundEstimator, Config, FrameSpec, estimate
+from gpu_bgstat.backends import checkup, cpu, gpu, kernels, tiles
+from gpu_bgstat.backends.backend import Store
+from gpu_bgstat.backends.cuda import Block, cupy, driver_free_bytes, visible
+from gpu_bgstat.backends.lanes import Part
+from gpu_bgstat.backends.placement import LANES, placements
+from gpu_bgstat.backends.plain import Plain
+from gpu_bgstat.errors import DeviceError
+
+pytestmark = pytest.mark.gpu
+Samples = NDArray[Any]
+STANDIN = "CUDA_STANDIN_HOME" in os.environ
+MODULES_BYTES = 1 << 16  # what CuPy's own operations keep, once compiled; less than any store has
+SMALL_BYTES = 1 << 27  # a device with less is one whose memory CI has limited
+only_standin = pytest.mark.skipif(not STANDIN, reason="reads the stand-in's log, or makes it fail")
+
+
+@pytest.fixture(autouse=True)
+def _memory_comes_back() -> Iterator[None]:
+    """Whatever a test does, afterwards each device has as much free memory as before."""
+    before = [driver_free_bytes(device.index) for device in sorted(visible(), key=lambda device: device.index)]
+    yield
+    after = [driver_free_bytes(device.index) for device in sorted(visible(), key=lambda device: device.index)]
+    if STANDIN:  # elsewhere, other processes come and go
+        held = cupy().get_default_memory_pool().total_bytes()
+        for index, (free, now) in enumerate(zip(before, after, strict=True)):
+            assert now + (held if index == 0 else 0) + MODULES_BYTES >= free
+
+
+def parts(store: Store) -> list[Part]:
+    assert isinstance(store, gpu.GpuStore)
+    return store._parts
+
+
+def assert_statistics(store: Store, frames: Samples) -> None:
+    count = len(frames)
+    ranks = [(count - 1) // 2, count // 2, 0]
+    reduced = store.reduce(count, ranks)
+    np.testing.assert_array_equal(reduced.ranks, cpu.ranks(frames, ranks))
+    np.testing.assert_array_equal(reduced.variance, cpu.variance(frames))
+
+
+# --- what travels --------------------------------------------------------------------------------------------------
+
+
+def copies(log: str, store: Store) -> tuple[int, int, int]:
+    """Bytes to the device, to the host, and on the device, from the stand-in's log."""
+    blocks = [block for part in parts(store) for block in part._blocks if block.device is not None]
+
+    def on_device(address: int) -> bool:
+        return any(block.address <= address < block.address + block.size for block in blocks)
+
+    up = down = across = 0
+    for target, source, width, height in re.findall(r"copy (0x\w+) <- (0x\w+), (\d+) x (\d+) bytes", log):
+        size = int(width) * int(height)
+        there, here = on_device(int(target, 16)), on_device(int(source, 16))
+        assert there or here, "a copy that the store does not know of"
+        up, down, across = up + size * (not here), down + size * (not there), across + size * (there and here)
+    return up, down, across
+
+
+@only_standin
+@pytest.mark.parametrize("gray", [False, True])
+def test_pixels_go_up_once_and_results_come_down_once(
+    gray: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Grey and the region of interest are made on the host, so that only they travel."""
+    frames = scene((20, 40, 60, 3), "uint8", "uniform")
+    config = Config(every=2, max_samples=6, keep="recent", gray=gray, roi=(5, 5, 31, 20), device="gpu")
+    with BackgroundEstimator(config) as estimator:
+        estimator.setup(FrameSpec.of(frames[0]))
+        assert estimator._ring is not None
+        store = estimator._ring._store
+        monkeypatch.setenv("CUDA_STANDIN_LOG", "2")
+        capfd.readouterr()
+        for frame in frames:
+            estimator.collect(frame)
+        cupy().cuda.runtime.deviceSynchronize()
+        values = 31 * 20 * (1 if gray else 3)
+        assert copies(capfd.readouterr().err, store) == (10 * values, 0, 0)
+        background = estimator.finalize()
+        ranks = 2  # the two middles of six
+        assert copies(capfd.readouterr().err, store) == (LANES * ranks * 4, values * (4 + ranks), 0)
+        monkeypatch.setenv("CUDA_STANDIN_LOG", "0")
+    assert [sample.index for sample in background.samples] == [9, 11, 13, 15, 17, 19]
+
+
+@only_standin
+def test_thinning_moves_samples_on_the_device(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    frames = scene((40, 6, 30), "uint8", "uniform")
+    with BackgroundEstimator(Config(every=1, max_samples=8, keep="spread", device="gpu")) as estimator:
+        estimator.setup(FrameSpec.of(frames[0]))
+        assert estimator._ring is not None
+        monkeypatch.setenv("CUDA_STANDIN_LOG", "2")
+        for frame in frames:
+            estimator.collect(frame)
+        cupy().cuda.runtime.deviceSynchronize()
+        up, down, across = copies(capfd.readouterr().err, estimator._ring._store)
+        monkeypatch.setenv("CUDA_STANDIN_LOG", "0")
+    assert down == 0 and across > 0 and across % 180 == 0
+    assert 8 * 180 <= up < 40 * 180  # what is not taken does not travel
+
+
+def test_nothing_is_kept_after_many_runs() -> None:
+    """One run after the other, finished, abandoned, or failed: the memory comes back each time."""
+    frames = scene((12, 30, 30, 3), "uint8", "noise")
+    free = driver_free_bytes(visible()[0].index)
+    for _ in range(20):
+        estimate(frames, Config(every=1, device="gpu"))
+        abandoned = BackgroundEstimator(Config(every=1, device="gpu"))
+        abandoned.collect(frames[0])
+        del abandoned
+    if STANDIN:
+        assert driver_free_bytes(visible()[0].index) >= free
+
+
+# --- where the samples lie -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("size", [(37, 29, 3), (64, 128), (5, 1)])
+def test_every_plan_gives_the_same_results(dtype: str, size: tuple[int, ...]) -> None:
+    """One ring, split by rows where there are devices, and slabs of several sizes, with moves and overwriting."""
+    frames = scene((25, *size), dtype, "visited")
+    spec = FrameSpec.of(frames[0])
+    devices = [(device.index, device.free_bytes) for device in visible()]
+    plans = list(placements(spec, 25, devices, None))
+    kinds = {plan.kind for plan in plans}
+    if frames[0].size > 1000:  # else slabs are no smaller than the ring
+        assert kinds == ({"ring", "split", "slabs"} if len(devices) > 1 else {"ring", "slabs"})
+    for plan in plans:
+        with closing(gpu.GpuStore(spec, plan, "here")) as store:
+            for slot, frame in enumerate(frames):
+                store.put(slot, frames[-1] if slot == 3 else frame)
+            store.move(3, 7)
+            store.put(3, frames[3])
+            assert_statistics(store, np.concatenate([frames[:7], frames[-1:], frames[8:]]))
+            assert_statistics(store, frames[:3])
+
+
+@only_standin
+@pytest.mark.parametrize("share, kind", [(0.5, "ring"), (1.5, "split"), (4.0, "slabs")])
+def test_memory_decides_the_plan(share: float, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Samples that take half of a device's memory, more than it has, more than all have."""
+    there = visible()
+    if there[0].free_bytes > SMALL_BYTES or len(there) != 2:
+        pytest.skip("needs two devices with little memory: --devices 2 --memory-mb 4")
+    width = int(share * there[0].free_bytes / 60 / 40)
+    frames = scene((60, 40, width), "uint8", "noise")
+    got = estimate(frames, Config(every=1, device="auto"))
+    assert got.run.device.startswith("gpu:") and got.run.device.endswith(f", {kind}")
+    want = estimate(frames, Config(every=1, device="cpu"))
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(got, field), getattr(want, field), err_msg=field)
+
+
+def test_more_values_than_32_bits_count() -> None:
+    """33 samples whose rows lie 64 MB apart: offsets beyond 2**31, and beyond 2**32 bytes for 16 bits."""
+    device = visible()[0]
+    for dtype in (np.uint8, np.uint16):
+        pitch = (1 << 26) * np.dtype(dtype).itemsize + 128
+        if device.free_bytes < 40 * pitch:
+            continue
+        frames = scene((33, 2, 75), np.dtype(dtype).name, "uniform").reshape(33, 150)
+        cp = cupy()
+        with checkup.bench(device.index, frames) as here, closing(Block(33 * pitch, device.index)) as ring:
+            for row, frame in enumerate(frames):
+                cp.cuda.runtime.memcpy(ring.address + row * pitch, frame.ctypes.data, frame.nbytes, 1)
+            here.ring, ring_before, here.pitch = ring, here.ring, pitch
+            variance, order = here.reduce(kernels.Kernels(device.index, frames.dtype), [16, 0])
+            here.ring = ring_before
+        want, ranks = tiles.reduce(frames, [16, 0])
+        np.testing.assert_array_equal(order, ranks)
+        np.testing.assert_array_equal(variance, want)
+
+
+@pytest.mark.parametrize("device", ["gpu:0", "gpu:all", "gpu:0,0"])
+def test_devices_by_number(device: str) -> None:
+    frames = scene((5, 20, 20), "uint8", "uniform")
+    got = estimate(frames, Config(every=1, device=device))
+    assert got.run.device.startswith("gpu:")
+    if device == "gpu:0":
+        assert got.run.device.startswith("gpu:0 ")
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(DeviceError, match=r"device=gpu:97: there is no gpu:97; there is gpu:0 \("):
+        estimate(scene((5, 4, 4), "uint8", "noise"), Config(every=1, device="gpu:97"))
+
+
+# --- engines -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", list(checkup.ENGINES))
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_engines_against_the_cpu(engine: str, dtype: str) -> None:
+    """Fresh results' memory is poisoned, so that a value that nobody writes shows."""
+    finding = checkup.compare(visible()[0].index, engine, np.dtype(dtype).type, 7)
+    assert finding.well, finding.detail
+
+
+def test_without_nvrtc_cupy_alone_reduces(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def missing(*arguments: object) -> None:
+        raise kernels.KernelError("libnvrtc.so.12 was not found: pip install it")
+
+    monkeypatch.setattr(gpu, "Kernels", missing)
+    frames = scene((19, 11, 13, 3), "uint16", "visited")
+    with caplog.at_level(logging.WARNING, "gpu_bgstat"):
+        got = estimate(frames, Config(every=1, device="gpu"))
+    assert [record.message for record in caplog.records] == [
+        "libnvrtc.so.12 was not found: pip install it; until then CuPy's own operations reduce, more slowly"
+    ]
+    want = estimate(frames, Config(every=1, device="cpu"))
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(got, field), getattr(want, field), err_msg=field)
+
+
+def test_a_kernel_that_does_not_compile_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "README.md").touch()
+    (tmp_path / "statistics_u8.cu").write_text('#include "not_there.h"\n')
+    monkeypatch.setattr(kernels, "folder", lambda: tmp_path)
+    with pytest.raises(kernels.KernelError, match=r"compiling statistics_u8.cu: .*pip install 'gpu-bgstat\[gpu\]'"):
+        kernels.Kernels(visible()[0].index, np.dtype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "samples, shape, ranks",
+    [
+        ((128, 100), (5, 100), [0]),
+        ((64, 128), (5, 100), [0]),
+        ((128, 128), (5, 129), [0]),
+        ((128, 128), (0, 100), []),
+        ((128, 128), (65536, 100), []),
+        ((128, 128), (5, 0), []),
+        ((128, 128), (5, 100), [5]),
+        ((128, 128), (5, 100), [-1]),
+        ((128, 256), (5, 100), [0] * 9),
+    ],
+)
+def test_the_wrapper_checks_what_a_launch_does_not(
+    samples: tuple[int, int], shape: tuple[int, int], ranks: list[int]
+) -> None:
+    dtype = np.dtype(np.uint16 if len(ranks) > 1 else np.uint8)
+    with pytest.raises(ValueError, match=r"samples at 0x|give at most"):
+        kernels.Kernels(visible()[0].index, dtype).launch(samples, shape, (0, ranks), (0, 0))
+
+
+def test_kernels_are_compiled_once_and_announced(caplog: pytest.LogCaptureFixture) -> None:
+    device = visible()[0].index
+    kernels._loaded.clear()
+    with caplog.at_level(logging.INFO, "gpu_bgstat"):
+        first, second = (kernels.load("statistics_u8", device, 65536) for _ in range(2))
+    assert first is second
+    assert [record.message for record in caplog.records] == [
+        f"gpu:{device}: preparing statistics_u8.cu for sm_{cupy().cuda.Device(device).compute_capability}"
+    ]
+
+
+def test_plain_needs_little_memory_of_its_own() -> None:
+    """It works on tiles, from a pool of its own that is empty afterwards."""
+    frames = scene((300, 4, 500), "uint8", "noise").reshape(300, 2000)
+    device = visible()[0]
+    with checkup.bench(device.index, frames) as here:
+        free = driver_free_bytes(device.index)
+        here.reduce(Plain(device.index, frames.dtype), [149, 150])
+        if STANDIN:
+            held = cupy().get_default_memory_pool().total_bytes()
+            assert driver_free_bytes(device.index) + held + MODULES_BYTES >= free
+
+
+# --- failures ------------------------------------------------------------------------------------------------------
+
+
+FRAMES = scene((9, 24, 20, 3), "uint8", "visited")
+
+
+def outcome(device: str = "gpu") -> str:
+    """ "right" or the error; a wrong picture fails the test."""
+    try:
+        got = estimate(FRAMES, Config(every=1, device=device))
+    except DeviceError as error:
+        return str(error)
+    want = estimate(FRAMES, Config(every=1, device="cpu"))
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(got, field), getattr(want, field), err_msg=field)
+    return f"right: {got.run.device}"
+
+
+@only_standin
+def test_each_allocation_that_fails_leads_to_a_smaller_plan(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert outcome().startswith("right: gpu:")  # nothing is compiled or pooled below
+    for number in range(1, 12):
+        caplog.clear()
+        monkeypatch.setenv("CUDA_STANDIN_FAIL_ALLOC", f"{number}#once")
+        with caplog.at_level(logging.WARNING, "gpu_bgstat"):
+            assert outcome().startswith("right: gpu:"), number
+        monkeypatch.delenv("CUDA_STANDIN_FAIL_ALLOC")
+        told = [record.message for record in caplog.records]
+        assert len(told) <= 1 and all("trying the next smaller plan" in line for line in told)
+        if number <= 3:
+            assert told, "the first allocations are the ring's and the lanes'"
+
+
+@only_standin
+def test_no_memory_at_all(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """`gpu` fails and says the sizes; `auto` says why it takes the CPU, and is right."""
+    outcome()
+    monkeypatch.setenv("CUDA_STANDIN_FAIL_ALLOC", "1+#all")
+    told = outcome()
+    assert "too little memory for 9 samples of 20x24 colour, 8 bit" in told and "lower max_samples" in told
+    monkeypatch.setenv("CUDA_STANDIN_FAIL_ALLOC", "1+#again")
+    with caplog.at_level(logging.WARNING, "gpu_bgstat"):
+        assert outcome("auto").startswith("right: cpu, ")
+    assert "device: cpu, because of too little memory" in caplog.records[-1].message
+
+
+@only_standin
+@pytest.mark.parametrize("variable", ["CUDA_STANDIN_FAIL_HTOD", "CUDA_STANDIN_FAIL_DTOH"])
+def test_a_copy_that_fails(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each copy in turn: an error with the device, the sizes and what to do. Never a picture without that frame."""
+    outcome()
+    failed = 0
+    for number in range(1, 14):
+        monkeypatch.setenv(variable, f"{number}#{variable}")
+        told = outcome()
+        monkeypatch.delenv(variable)
+        if not told.startswith("right: "):
+            failed += 1
+            assert told.startswith("gpu:0, ") and "9 samples of 1440 values" in told and "gpu-bgstat doctor" in told
+    assert failed == (11 if variable.endswith("HTOD") else 1)  # nine frames, ranks for two lanes; one chunk of results
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {paths!r}
+from test_gpu import *
+"""
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a process of its own: some failures spoil a device for the rest of a process."""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT.format(paths=paths) + code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+@only_standin
+@pytest.mark.parametrize("status", [700, 716, 719])
+def test_a_launch_that_fails(status: int) -> None:
+    """It shows in a later call; the error is ours, nothing is printed on top, and the process ends by itself."""
+    done = run("print(outcome())", CUDA_STANDIN_FAIL_LAUNCH=f"1:{status}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("gpu:0, reducing (9 samples of 1440 values, "), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@only_standin
+def test_no_device() -> None:
+    done = run("print(outcome()); print(outcome('auto'))", CUDA_STANDIN_DEVICES="0")
+    first, second = done.stdout.splitlines()
+    assert "no NVIDIA device is visible" in first
+    assert second.startswith("right: cpu")
+
+
+@only_standin
+@pytest.mark.parametrize("failing", ["Init", "DeviceGetMemoryInfo", "DeviceGetUUID", "DeviceGetHandleByIndex"])
+def test_nvml_fails(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver tells the free memory then."""
+    monkeypatch.setenv("CUDA_STANDIN_NVML_FAIL", failing)
+    assert outcome("auto").startswith("right: gpu:")
+
+
+def test_no_cuda_before_setup() -> None:
+    """Importing, and making an estimator, loads no CuPy."""
+    done = run("")  # the tests themselves import it nowhere at the top
+    assert done.returncode == 0, done.stderr
+    code = (
+        "import sys, gpu_bgstat, gpu_bgstat.cli; gpu_bgstat.BackgroundEstimator(gpu_bgstat.Config(device='gpu')); "
+        "sys.exit('cupy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("first", ["BackgroundEstimator(Config(device='gpu'))", "outcome()"])
+def test_forks(first: str) -> None:
+    """A fork before `setup` is safe; after CUDA has been used, the child gets an error that says so."""
+    code = f"""
+import os
+{first}
+child = os.fork()
+if not child:
+    print(outcome(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    if first == "outcome()":
+        assert "this process was forked after CUDA had been used" in done.stdout
+    else:
+        assert done.stdout.startswith("right: gpu:")
