@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import pytest
 
 from gpu_bgstat.arena import Arena
-from gpu_bgstat.backends.cuda import visible
+from gpu_bgstat.backends.cuda import cupy, driver_free_bytes, visible
 from gpu_bgstat.errors import DeviceError
 
 cv2.setNumThreads(2)
 
 RECORDINGS = Path(os.environ.get("BGSTAT_RECORDINGS", Path(__file__).resolve().parents[2] / "shared" / "recordings"))
+STANDIN = "CUDA_STANDIN_HOME" in os.environ
+MODULES_BYTES = 1 << 16  # what CuPy's own operations keep, once compiled; less than any store has
+only_standin = pytest.mark.skipif(not STANDIN, reason="reads the CUDA stand-in's log, or makes it fail")
 MISSING = f"the real recordings are not at {RECORDINGS}: set BGSTAT_RECORDINGS"
 
 
@@ -47,6 +51,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def device(request: pytest.FixtureRequest) -> str:
     """One test body, run on both backends."""
     return str(request.param)
+
+
+@pytest.fixture
+def memory_comes_back() -> Iterator[None]:
+    """Whatever a test does, afterwards each device has as much free memory as before."""
+    before = [driver_free_bytes(device.index) for device in sorted(visible(), key=lambda device: device.index)]
+    yield
+    after = [driver_free_bytes(device.index) for device in sorted(visible(), key=lambda device: device.index)]
+    if STANDIN:  # elsewhere, other processes come and go
+        held = cupy().get_default_memory_pool().total_bytes()
+        for index, (free, now) in enumerate(zip(before, after, strict=True)):
+            assert now + (held if index == 0 else 0) + MODULES_BYTES >= free
 
 
 def recording(name: str) -> Path:

@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import MODULES_BYTES, STANDIN, only_standin
 from numpy.typing import NDArray
 from test_backends import FIELDS, scene
 
-from gpu_bgstat import BackgroundEstimator, Config, FrameSpec, estimate
+from gpu_bgstat import BackgroundEstimator, Config, FrameSpec, doctor, estimate
 from gpu_bgstat.backends import checkup, cpu, gpu, kernels, tiles
 from gpu_bgstat.backends.backend import Store
 from gpu_bgstat.backends.cuda import Block, cupy, driver_free_bytes, visible
 from gpu_bgstat.backends.lanes import Part
 from gpu_bgstat.backends.placement import LANES, placements
 from gpu_bgstat.backends.plain import Plain
+from gpu_bgstat.cli import main
 from gpu_bgstat.errors import DeviceError
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("memory_comes_back")]
 Samples = NDArray[Any]
-STANDIN = "CUDA_STANDIN_HOME" in os.environ
-MODULES_BYTES = 1 << 16  # what CuPy's own operations keep, once compiled; less than any store has
 SMALL_BYTES = 1 << 27  # a device with less is one whose memory CI has limited
-only_standin = pytest.mark.skipif(not STANDIN, reason="reads the stand-in's log, or makes it fail")
-
-
-@pytest.fixture(autouse=True)
-def _memory_comes_back() -> Iterator[None]:
-    """Whatever a test does, afterwards each device has as much free memory as before."""
-    before = [driver_free_bytes(device.index) for device in sorted(visible(), key=lambda device: device.index)]
-    yield
-    after = [driver_free_bytes(device.index) for device in sorted(visible(), key=lambda device: device.index)]
-    if STANDIN:  # elsewhere, other processes come and go
-        held = cupy().get_default_memory_pool().total_bytes()
-        for index, (free, now) in enumerate(zip(before, after, strict=True)):
-            assert now + (held if index == 0 else 0) + MODULES_BYTES >= free
 
 
 def parts(store: Store) -> list[Part]:
@@ -289,142 +272,32 @@ def test_plain_needs_little_memory_of_its_own() -> None:
             assert driver_free_bytes(device.index) + held + MODULES_BYTES >= free
 
 
-# --- failures ------------------------------------------------------------------------------------------------------
+def test_the_doctor(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """It trusts what is right, and a device whose results are wrong in one value it does not."""
+    monkeypatch.setattr(doctor, "_RATE_BYTES", 1 << 20)
+    assert main(["doctor", "--device", f"gpu:{visible()[0].index}"]) == 0
+    told = capfd.readouterr().out
+    assert told.count("equal to the CPU's results, bit for bit (seed ") == 4 and "GB/s of samples" in told
+    assert told.endswith("The GPU path can be trusted here: its results equal the CPU's, bit for bit.\n")
+
+    class Wrong(kernels.Kernels):
+        def launch(self, samples: Any, shape: Any, ranks: Any, results: Any) -> None:
+            super().launch(samples, shape, ranks, results)
+            cupy().cuda.runtime.memsetAsync(results[0], 1, 1, cupy().cuda.get_current_stream().ptr)
+
+    monkeypatch.setitem(checkup.ENGINES, "kernels", Wrong)
+    assert main(["doctor"]) == 1
+    told = capfd.readouterr().out
+    assert "BAD  kernels, uint8: 1 of 1000 values of the variance differ from the CPU's at 2×1000, seed " in told
+    assert "The GPU path cannot be trusted here (kernels, uint8, kernels, uint16): use --device cpu" in told
 
 
-FRAMES = scene((9, 24, 20, 3), "uint8", "visited")
-
-
-def outcome(device: str = "gpu") -> str:
-    """ "right" or the error; a wrong picture fails the test."""
-    try:
-        got = estimate(FRAMES, Config(every=1, device=device))
-    except DeviceError as error:
-        return str(error)
-    want = estimate(FRAMES, Config(every=1, device="cpu"))
-    for field in FIELDS:
-        np.testing.assert_array_equal(getattr(got, field), getattr(want, field), err_msg=field)
-    return f"right: {got.run.device}"
-
-
-@only_standin
-def test_each_allocation_that_fails_leads_to_a_smaller_plan(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert outcome().startswith("right: gpu:")  # nothing is compiled or pooled below
-    for number in range(1, 12):
-        caplog.clear()
-        monkeypatch.setenv("CUDA_STANDIN_FAIL_ALLOC", f"{number}#once")
-        with caplog.at_level(logging.WARNING, "gpu_bgstat"):
-            assert outcome().startswith("right: gpu:"), number
-        monkeypatch.delenv("CUDA_STANDIN_FAIL_ALLOC")
-        told = [record.message for record in caplog.records]
-        assert len(told) <= 1 and all("trying the next smaller plan" in line for line in told)
-        if number <= 3:
-            assert told, "the first allocations are the ring's and the lanes'"
-
-
-@only_standin
-def test_no_memory_at_all(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """`gpu` fails and says the sizes; `auto` says why it takes the CPU, and is right."""
-    outcome()
-    monkeypatch.setenv("CUDA_STANDIN_FAIL_ALLOC", "1+#all")
-    told = outcome()
-    assert "too little memory for 9 samples of 20x24 colour, 8 bit" in told and "lower max_samples" in told
-    monkeypatch.setenv("CUDA_STANDIN_FAIL_ALLOC", "1+#again")
-    with caplog.at_level(logging.WARNING, "gpu_bgstat"):
-        assert outcome("auto").startswith("right: cpu, ")
-    assert "device: cpu, because of too little memory" in caplog.records[-1].message
-
-
-@only_standin
-@pytest.mark.parametrize("variable", ["CUDA_STANDIN_FAIL_HTOD", "CUDA_STANDIN_FAIL_DTOH"])
-def test_a_copy_that_fails(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each copy in turn: an error with the device, the sizes and what to do. Never a picture without that frame."""
-    outcome()
-    failed = 0
-    for number in range(1, 14):
-        monkeypatch.setenv(variable, f"{number}#{variable}")
-        told = outcome()
-        monkeypatch.delenv(variable)
-        if not told.startswith("right: "):
-            failed += 1
-            assert told.startswith("gpu:0, ") and "9 samples of 1440 values" in told and "gpu-bgstat doctor" in told
-    assert failed == (11 if variable.endswith("HTOD") else 1)  # nine frames, ranks for two lanes; one chunk of results
-
-
-SCRIPT = """
-import sys
-sys.path[:0] = {paths!r}
-from test_gpu import *
-"""
-
-
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs code in a process of its own: some failures spoil a device for the rest of a process."""
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT.format(paths=paths) + code],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={**os.environ, **environment},
-    )
-
-
-@only_standin
-@pytest.mark.parametrize("status", [700, 716, 719])
-def test_a_launch_that_fails(status: int) -> None:
-    """It shows in a later call; the error is ours, nothing is printed on top, and the process ends by itself."""
-    done = run("print(outcome())", CUDA_STANDIN_FAIL_LAUNCH=f"1:{status}")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("gpu:0, reducing (9 samples of 1440 values, "), done.stdout + done.stderr
-    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
-
-
-@only_standin
-def test_no_device() -> None:
-    done = run("print(outcome()); print(outcome('auto'))", CUDA_STANDIN_DEVICES="0")
-    first, second = done.stdout.splitlines()
-    assert "no NVIDIA device is visible" in first
-    assert second.startswith("right: cpu")
-
-
-@only_standin
-@pytest.mark.parametrize("failing", ["Init", "DeviceGetMemoryInfo", "DeviceGetUUID", "DeviceGetHandleByIndex"])
-def test_nvml_fails(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver tells the free memory then."""
-    monkeypatch.setenv("CUDA_STANDIN_NVML_FAIL", failing)
-    assert outcome("auto").startswith("right: gpu:")
-
-
-def test_no_cuda_before_setup() -> None:
-    """Importing, and making an estimator, loads no CuPy."""
-    done = run("")  # the tests themselves import it nowhere at the top
-    assert done.returncode == 0, done.stderr
-    code = (
-        "import sys, gpu_bgstat, gpu_bgstat.cli; gpu_bgstat.BackgroundEstimator(gpu_bgstat.Config(device='gpu')); "
-        "sys.exit('cupy' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
-
-
-@pytest.mark.parametrize("first", ["BackgroundEstimator(Config(device='gpu'))", "outcome()"])
-def test_forks(first: str) -> None:
-    """A fork before `setup` is safe; after CUDA has been used, the child gets an error that says so."""
-    code = f"""
-import os
-{first}
-child = os.fork()
-if not child:
-    print(outcome(), flush=True)
-    os._exit(0)
-os.waitpid(child, 0)
-"""
-    done = run(code)
-    assert done.returncode == 0, done.stderr
-    if first == "outcome()":
-        assert "this process was forked after CUDA had been used" in done.stdout
-    else:
-        assert done.stdout.startswith("right: gpu:")
+def test_the_command_plans_and_says_where(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "stack.npy"
+    np.save(path, scene((30, 20, 30, 3), "uint8", "noise"))
+    assert main(["plan", str(path), "--every", "1"]) == 0
+    assert "place    one ring on gpu:" in capfd.readouterr().out
+    assert main(["estimate", str(path), "--every", "1", "-o", str(tmp_path / "out")]) == 0
+    told = capfd.readouterr()
+    assert told.err.startswith("device: gpu:") and "samples: one ring on gpu:" in told.err
+    assert re.search(r"30 samples of 30 frames in .* s \(gpu:\d+ \(.*\), ring\)", told.out)

@@ -75,7 +75,7 @@ class Bench:
         """Variance (V,) and ranks (R, V), from the device."""
         cp, stream = cupy(), cupy().cuda.get_current_stream()
         cp.cuda.runtime.memsetAsync(self.results.address, _POISON, self.results.size, stream.ptr)
-        self.launch(engine, ranks)
+        self.queue(engine, ranks)()
         stream.synchronize()
         host = np.empty(self.results.size, np.uint8)
         cp.cuda.runtime.memcpy(host.ctypes.data, self.results.address, host.size, _TO_HOST)
@@ -83,12 +83,13 @@ class Bench:
         order = host[4 * values :].view(self.block.dtype)[: len(ranks) * values]
         return host[: 4 * values].view(np.float32), order.reshape(len(ranks), values)
 
-    def launch(self, engine: Engine, ranks: Sequence[int]) -> None:
+    def queue(self, engine: Engine, ranks: Sequence[int]) -> Callable[[], None]:
+        """What queues the reduction on the current stream, once or again; the ranks are there already."""
         wanted = np.array(ranks, np.uint32)
         cupy().cuda.runtime.memcpy(self.ranks.address, wanted.ctypes.data, wanted.nbytes, _TO_DEVICE)
-        at = self.results.address
-        fed = (self.ring.address, self.pitch)
-        engine.launch(fed, self.block.shape, (self.ranks.address, ranks), (at, at + 4 * self.block.shape[1]))
+        at, shape = self.results.address, self.block.shape
+        fed = self.ring.address, self.pitch
+        return lambda: engine.launch(fed, shape, (self.ranks.address, ranks), (at, at + 4 * shape[1]))
 
 
 @contextmanager
@@ -177,10 +178,5 @@ def rates(device: int, size: int) -> Rates:
         memcpy = cp.cuda.runtime.memcpyAsync
         upload = milliseconds(lambda: memcpy(here.ring.address, pinned.address, block.nbytes, _TO_DEVICE, stream))
         across = milliseconds(lambda: memcpy(copy.address, here.ring.address, block.nbytes, _ON_DEVICE, stream))
-        at = here.results.address
-        results = (at, at + 4 * values)
-        wanted = np.array([255, 256], np.uint32)
-        cp.cuda.runtime.memcpy(here.ranks.address, wanted.ctypes.data, wanted.nbytes, _TO_DEVICE)
-        ranks = (here.ranks.address, [255, 256])
-        reduction = milliseconds(lambda: engine.launch((here.ring.address, here.pitch), block.shape, ranks, results))
+        reduction = milliseconds(here.queue(engine, [255, 256]))
     return Rates(block.nbytes / upload / 1e6, 2 * block.nbytes / across / 1e6, block.nbytes / reduction / 1e6)

@@ -107,7 +107,16 @@ class GpuBackend:
         return self._fallback.forecast(slots, spec) if self._fallback else self._too_small(slots, spec)
 
     def store(self, slots: int, spec: FrameSpec) -> Store:
-        """The best plan whose allocations succeed."""
+        """The best plan whose allocations succeed; else the fallback, with one line that says why."""
+        try:
+            return self._allocate(slots, spec)
+        except DeviceError as error:
+            if self._fallback is None:
+                raise
+            _LOG.warning("device: cpu, because %s", error)
+            return self._fallback.store(slots, spec)
+
+    def _allocate(self, slots: int, spec: FrameSpec) -> GpuStore:
         reason = ""
         for placement in self.placements(slots, spec):
             try:
@@ -118,10 +127,7 @@ class GpuBackend:
             else:
                 _LOG.info("samples: %s", placement)
                 return store
-        if self._fallback is None:
-            raise DeviceError(self._too_small(slots, spec) + reason)
-        _LOG.warning("device: cpu, because of %s%s", self._too_small(slots, spec), reason)
-        return self._fallback.store(slots, spec)
+        raise DeviceError(self._too_small(slots, spec) + reason)
 
     def _name(self, placement: Placement) -> str:
         used = {share.device for share in placement.shares}
