@@ -1,9 +1,12 @@
-# make demo | test | lint | bench: each sets up all that it needs. PYTHON chooses the interpreter.
+# make demo | test | test-gpu | lint | bench | bench-gpu: each sets up all that it needs. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+GPU_VENV ?= .venv-gpu
+CUPY ?= cupy-cuda12x
+STANDIN ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-gpu lint bench bench-gpu clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +19,15 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/pytest -n auto $(PYTEST_OPTIONS)
 
+$(GPU_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --editable '.[dev,gpu]' '$(CUPY)'
+	touch $@
+
+# Needs an NVIDIA GPU, or STANDIN="the command that brings a stand-in --".
+test-gpu: $(GPU_VENV)/.installed
+	BGSTAT_REQUIRE_GPU=1 $(STANDIN) $(GPU_VENV)/bin/python -m pytest -n auto -m gpu $(PYTEST_OPTIONS)
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -26,5 +38,8 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python bench/bench_statistics.py
 
+bench-gpu: $(GPU_VENV)/.installed
+	$(STANDIN) $(GPU_VENV)/bin/python bench/bench_gpu.py
+
 clean:
-	rm -rf $(VENV) demo dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(GPU_VENV) demo dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
