@@ -13,7 +13,7 @@ import pytest
 from conftest import only_standin
 from test_backends import FIELDS, scene
 
-from gpu_bgstat import Config, estimate
+from gpu_bgstat import BackgroundEstimator, Config, estimate
 from gpu_bgstat.backends import gpu, kernels
 from gpu_bgstat.errors import DeviceError
 
@@ -92,6 +92,21 @@ def test_without_any_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING, "gpu_bgstat"):
         assert outcome("auto").startswith("right: cpu, ")
     assert caplog.records[-1].message == "device: cpu, because libnvrtc.so.12 was not found: pip install it"
+
+
+@only_standin
+def test_no_background_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller who goes on after the error gets it again, not a picture from a ring that is half overwritten."""
+    with BackgroundEstimator(Config(every=1, max_samples=4, keep="recent", device="gpu")) as estimator:
+        for frame in FRAMES[:6]:
+            estimator.collect(frame)
+        monkeypatch.setenv("CUDA_STANDIN_FAIL_HTOD", "1#harm")
+        with pytest.raises(DeviceError, match="uploading a sample"):
+            estimator.collect(FRAMES[6])
+        monkeypatch.delenv("CUDA_STANDIN_FAIL_HTOD")
+        for go_on in (lambda: estimator.collect(FRAMES[7]), estimator.finalize):
+            with pytest.raises(DeviceError, match=r"lost since an earlier failure .*: start anew"):
+                go_on()
 
 
 SCRIPT = """

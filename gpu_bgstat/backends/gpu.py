@@ -7,9 +7,11 @@ frame ──► Part on gpu:0 ──► rows of the results
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 
@@ -35,6 +37,7 @@ class GpuStore:
         self._spec = spec
         self._shares = placement.shares
         self._parts: list[Part] = []
+        self._harm = ""
         try:
             for share in placement.shares:
                 self._parts.append(Part(share, _engine(share.device, spec)))
@@ -43,25 +46,43 @@ class GpuStore:
             raise
 
     def put(self, slot: int, frame: Image) -> None:
-        for part in self._parts:
-            part.put(slot, frame)
+        with self._unharmed():
+            for part in self._parts:
+                part.put(slot, frame)
 
     def move(self, source: int, target: int) -> None:
-        for part in self._parts:
-            part.move(source, target)
+        with self._unharmed():
+            for part in self._parts:
+                part.move(source, target)
+
+    @contextmanager
+    def _unharmed(self) -> Iterator[None]:
+        """After a failure nobody knows what the ring holds: then nothing is put into it or made of it any more."""
+        if self._harm:
+            raise DeviceError(f"the samples are lost since an earlier failure ({self._harm}): start anew")
+        try:
+            yield
+        except DeviceError as error:
+            self._harm = str(error)
+            raise
 
     def reduce(self, count: int, ranks: Sequence[int]) -> Reduced:
         wanted = sorted(set(ranks))
         variance = np.empty(self._spec.shape, np.float32)
         order = np.empty((len(wanted), *self._spec.shape), self._spec.dtype)
-        with ThreadPoolExecutor(len(self._parts), thread_name_prefix="bgstat-gpu") as pool:
+        stopped = Event()
+        with self._unharmed(), ThreadPoolExecutor(len(self._parts), thread_name_prefix="bgstat-gpu") as pool:
             tasks = []
             for part, share in zip(self._parts, self._shares, strict=True):
                 rows = slice(share.rows.start, share.rows.stop)
                 results = variance[rows].reshape(-1), order[:, rows].reshape(len(wanted), share.values)
-                tasks.append(pool.submit(part.reduce, count, wanted, *results))
-            for task in tasks:
-                task.result()
+                tasks.append(pool.submit(part.reduce, count, wanted, results, stopped))
+            try:
+                for task in tasks:
+                    task.result()
+            except BaseException:  # Ctrl-C, too, waits for one chunk only
+                stopped.set()
+                raise
         return Reduced(variance, order[[wanted.index(rank) for rank in ranks]])
 
     def close(self) -> None:

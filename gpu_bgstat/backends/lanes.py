@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Event
 from typing import Protocol
 
 import numpy as np
@@ -120,16 +121,16 @@ class Part:
         with self._doing("moving a sample"):
             self._residence.move(source, target)
 
-    def reduce(self, count: int, ranks: Sequence[int], variance: Singles, order: Image) -> None:
-        """Fills variance (V,) and order (R, V) of this part's values."""
+    def reduce(self, count: int, ranks: Sequence[int], targets: Targets, stopped: Event) -> None:
+        """Fills the targets, variance (V,) and ranks (R, V) of this part's values; ends early once it is stopped."""
         most = min(self._engine.most_ranks, MOST_RANKS)
         with self._doing("reducing"):
             for first in range(0, max(1, len(ranks)), most):
                 group = slice(first, first + most)
-                self._reduce(count, ranks[group], variance, order[group])
+                self._reduce(count, ranks[group], (targets[0], targets[1][group]), stopped)
 
-    def _reduce(self, count: int, ranks: Sequence[int], variance: Singles, order: Image) -> None:
-        share = self._share
+    def _reduce(self, count: int, ranks: Sequence[int], targets: Targets, stopped: Event) -> None:
+        share, (variance, order) = self._share, targets
         fitting = share.result_bytes // (4 + len(ranks) * share.itemsize) // LINE_BYTES * LINE_BYTES
         chunk = min(share.chunk_values, fitting)
         for lane in self._lanes:
@@ -138,6 +139,8 @@ class Part:
             lane = self._lanes[turn % LANES]
             values = range(start, min(start + chunk, share.values))
             lane.collect()
+            if stopped.is_set():
+                return
             part = slice(values.start, values.stop)
             with lane.stream:
                 fed = self._residence.feed(turn % LANES, count, values)
