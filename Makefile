@@ -1,4 +1,4 @@
-# make demo | test | test-gpu | lint | bench | bench-gpu: each sets up all that it needs. PYTHON chooses the interpreter.
+# make demo | test | test-gpu | test-kernels | lint | bench | bench-gpu: each sets up all that it needs. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ GPU_VENV ?= .venv-gpu
 CUPY ?= cupy-cuda12x
 STANDIN ?=
 
-.PHONY: demo test test-gpu lint bench bench-gpu clean
+.PHONY: demo test test-gpu test-kernels lint bench bench-gpu clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,10 @@ $(GPU_VENV)/.installed: pyproject.toml
 # Needs an NVIDIA GPU, or STANDIN="the command that brings a stand-in --".
 test-gpu: $(GPU_VENV)/.installed
 	BGSTAT_REQUIRE_GPU=1 $(STANDIN) $(GPU_VENV)/bin/python -m pytest -n auto -m gpu $(PYTEST_OPTIONS)
+
+# Compiles every kernel for every architecture. Needs no GPU.
+test-kernels: $(GPU_VENV)/.installed
+	BGSTAT_REQUIRE_GPU=1 $(GPU_VENV)/bin/python -m pytest -n auto -m nvrtc $(PYTEST_OPTIONS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -76,12 +76,11 @@ def check(name: str, want: tuple[NDArray[Any], ...], got: tuple[NDArray[Any], ..
 
 
 def through_the_store(gpu: cuda.Gpu, frames: NDArray[Any], want: tuple[NDArray[Any], ...], name: str) -> list[Row]:
-    """What a user meets: `put` of every frame, and `reduce` with its results on the host, by the wall clock."""
+    """What a user meets: every frame put, and reduced with its results on the host, by the wall clock."""
     spec, count = FrameSpec.of(frames[0]), len(frames)
     ranks = [(count - 1) // 2, count // 2]
-    backend = GpuBackend([gpu], "bench")
     runtime = cuda.cupy().cuda.runtime
-    with closing(backend.store(count, spec)) as store:
+    with closing(GpuBackend([gpu], "bench").store(count, spec)) as store, cuda.cupy().cuda.Device(gpu.index):
         pushes, reductions = [], []
         for _ in range(4):
             started = time.perf_counter()
@@ -93,53 +92,61 @@ def through_the_store(gpu: cuda.Gpu, frames: NDArray[Any], want: tuple[NDArray[A
             reductions.append(time.perf_counter() - pushed)
             pushes.append(pushed - started)
         check(f"{name} {store.name}", want, (reduced.variance.reshape(-1), reduced.ranks.reshape(2, -1)))
-    rows = [("push", pushes), ("reduce, results on the host", reductions)]
-    return [
-        Row(name, method, statistics.median(times[1:]), frames.nbytes / statistics.median(times[1:]) / 1e9, note=kind)
-        for (method, times), kind in zip(rows, (store.name, ""), strict=True)
-    ]
+        rows = [Row(name, "push", statistics.median(pushes[1:]), note=store.name)]
+    return [*rows, Row(name, "reduce, results on the host", statistics.median(reductions[1:]))]
 
 
 def by_events(gpu: cuda.Gpu, frames: NDArray[Any], want: tuple[NDArray[Any], ...], name: str) -> list[Row]:
     """Our kernels, CuPy alone, `cupy.var` + `cupy.median`, torch: on the device, without copies to the host."""
     block = frames.reshape(len(frames), -1)
-    count, values = block.shape
-    ranks = [(count - 1) // 2, count // 2]
+    ranks = [(len(block) - 1) // 2, len(block) // 2]
     rows = []
-    need = block.nbytes * 1.2 + values * 24
-    if need > gpu.free_bytes:
-        return [Row(name, method, note="does not fit the device") for method in checkup.ENGINES]
-    with checkup.bench(gpu.index, block) as here:
-        for method, make in checkup.ENGINES.items():
-            engine = make(gpu.index, block.dtype)
-            check(f"{name} {method}", want, here.reduce(engine, ranks))
-            rows.append(Row(name, method, checkup.milliseconds(here.queue(engine, ranks)) / 1e3))
-    for method, run in peers(block, gpu).items():
-        if STANDIN:
-            rows.append(Row(name, method, note="not to be had on the stand-in"))
-        elif block.size * 4 * 4 > gpu.free_bytes:
+    try:
+        with checkup.bench(gpu.index, block) as here:
+            for method, make in checkup.ENGINES.items():
+                engine = make(gpu.index, block.dtype)
+                check(f"{name} {method}", want, here.reduce(engine, ranks))
+                rows.append(Row(name, method, checkup.milliseconds(here.queue(engine, ranks), 3) / 1e3))
+    except cuda.OutOfDeviceMemoryError as error:
+        rows.append(Row(name, "by events", note=f"does not fit the device: {error}"))
+    for method, prepare in PEERS.items():
+        try:
+            with cuda.cuda_errors(method), cuda.cupy().cuda.Device(gpu.index):
+                rows.append(Row(name, method, checkup.milliseconds(prepare(block, gpu.index), 3, 1) / 1e3))
+        except (cuda.OutOfDeviceMemoryError, MemoryError):
             rows.append(Row(name, method, note="needs more memory than the device has"))
-        else:
-            rows.append(Row(name, method, checkup.milliseconds(run(), 3) / 1e3))
-    for row in rows:
-        row.gb_per_s = block.nbytes / row.seconds / 1e9
+        except (NotImplementedError, RuntimeError, TypeError) as error:
+            rows.append(Row(name, method, note=str(error).splitlines()[0]))
+        cuda.cupy().get_default_memory_pool().free_all_blocks()
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
     return rows
 
 
-def peers(block: NDArray[Any], gpu: cuda.Gpu) -> dict[str, Callable[[], Callable[[], Any]]]:
-    """Functions that upload the block and return what is to be timed."""
+def with_cupy(block: NDArray[Any], device: int) -> Callable[[], Any]:
+    """Uploads the block, and returns what is timed."""
+    cp = cuda.cupy()
+    there = cp.asarray(block)
 
-    def with_cupy() -> Callable[[], Any]:
-        cp = cuda.cupy()
-        there = cp.asarray(block)
-        return lambda: (there.astype(np.float32).var(axis=0), cp.median(there, axis=0))
+    def run() -> Any:
+        return there.astype(np.float32).var(axis=0), cp.median(there, axis=0)
 
-    def with_torch() -> Callable[[], Any]:
-        there = torch.from_numpy(block).to(f"cuda:{gpu.index}").float()
-        return lambda: (torch.var(there, 0, correction=0), torch.median(there, 0))
+    return run
 
-    found = {"cupy.var + cupy.median": with_cupy}
-    return found | {"torch.var + torch.median": with_torch} if torch is not None else found
+
+def with_torch(block: NDArray[Any], device: int) -> Callable[[], Any]:
+    if torch is None:
+        raise NotImplementedError("torch is not installed")
+    there = torch.from_numpy(block).to(f"cuda:{device}").float()
+
+    def run() -> Any:
+        with torch.cuda.stream(torch.cuda.ExternalStream(cuda.cupy().cuda.get_current_stream().ptr)):
+            return torch.var(there, 0, correction=0), torch.median(there, 0)
+
+    return run
+
+
+PEERS = {"cupy.var + cupy.median": with_cupy, "torch.var + torch.median": with_torch}
 
 
 def measure(gpu: cuda.Gpu, count: int, shape: tuple[int, ...], dtype: str) -> list[Row]:
@@ -151,9 +158,10 @@ def measure(gpu: cuda.Gpu, count: int, shape: tuple[int, ...], dtype: str) -> li
     want = tiles.reduce(block, [(count - 1) // 2, count // 2])
     on_cpu = time.perf_counter() - started
     rows = through_the_store(gpu, frames, want, name) + by_events(gpu, frames, want, name)
-    rows.append(Row(name, f"our CPU path, {tiles.cores()} cores", on_cpu, block.nbytes / on_cpu / 1e9))
+    rows.append(Row(name, f"our CPU path, {tiles.cores()} cores", on_cpu))
     rates = checkup.rates(gpu.index, min(block.nbytes, 256 * MB))
     for row in rows:
+        row.gb_per_s = block.nbytes / row.seconds / 1e9
         row.share = row.gb_per_s / (rates.upload if row.method == "push" else rates.copy)
     return rows
 
@@ -176,15 +184,16 @@ def main() -> None:
     gpu = next(gpu for gpu in there if arguments.device in (None, gpu.index))
     tiny = arguments.quick or STANDIN
     kind = "a check of results, not of speed" if tiny else "measured on a device"
-    rows = [row for case in (QUICK if tiny else CASES) for row in measure(gpu, *case)]
-    if tiny:
-        rows = [Row(row.case, row.method, note=row.note or "equal to the CPU's results") for row in rows]
     print(f"{gpu}, compute capability {gpu.compute_capability}, CuPy {cuda.cupy().__version__}: {kind}")
+    rows: list[Row] = []
+    for case in QUICK if tiny else CASES:
+        found = measure(gpu, *case)
+        rows += [Row(row.case, row.method, note=row.note or "equal to the CPU's") for row in found] if tiny else found
+        if arguments.json:  # after each case: hours of measuring are not lost to the last one
+            figures = [{key: value for key, value in asdict(row).items() if str(value) != "nan"} for row in rows]
+            about = {"device": gpu.name, "compute_capability": gpu.compute_capability, "kind": kind}
+            arguments.json.write_text(json.dumps({**about, "rows": figures}, indent=1) + "\n")
     print(table(rows))
-    if arguments.json:
-        figures = [{key: value for key, value in asdict(row).items() if str(value) != "nan"} for row in rows]
-        about = {"device": gpu.name, "compute_capability": gpu.compute_capability, "kind": kind}
-        arguments.json.write_text(json.dumps({**about, "rows": figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

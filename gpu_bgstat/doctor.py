@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gpu_bgstat.backends.checkup import ENGINES, Finding, compare, pieces, rates
+from gpu_bgstat.backends.checkup import ENGINES, Finding, compare, pieces, rates, whole_path
 from gpu_bgstat.backends.cuda import Gpu
 from gpu_bgstat.backends.gpu import chosen
 from gpu_bgstat.errors import DeviceError
@@ -35,6 +35,7 @@ def _examine_one(gpu: Gpu) -> Iterator[Finding]:
         for engine in ENGINES:
             for dtype in (np.uint8, np.uint16):
                 yield compare(gpu.index, engine, dtype, seed)
+        yield from whole_path(gpu, seed)
         size = min(_RATE_BYTES, gpu.free_bytes // 8)
         measured = rates(gpu.index, size)
     except DeviceError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from test_backends import FIELDS, scene
 from gpu_bgstat import BackgroundEstimator, Config, FrameSpec, doctor, estimate
 from gpu_bgstat.backends import checkup, cpu, gpu, kernels, tiles
 from gpu_bgstat.backends.backend import Store
-from gpu_bgstat.backends.cuda import Block, cupy, driver_free_bytes, visible
+from gpu_bgstat.backends.cuda import Block, _of_uuid, cupy, driver_free_bytes, upload, visible
+from gpu_bgstat.backends.devices import free_bytes_by_uuid
 from gpu_bgstat.backends.lanes import Part
 from gpu_bgstat.backends.placement import LANES, placements
 from gpu_bgstat.backends.plain import Plain
@@ -158,24 +160,22 @@ def test_memory_decides_the_plan(share: float, kind: str, capfd: pytest.CaptureF
         np.testing.assert_array_equal(getattr(got, field), getattr(want, field), err_msg=field)
 
 
-def test_more_values_than_32_bits_count() -> None:
-    """33 samples whose rows lie 64 MB apart: offsets beyond 2**31, and beyond 2**32 bytes for 16 bits."""
+@pytest.mark.parametrize("dtype, count", [("uint8", 66), ("uint16", 33)])
+def test_more_values_than_32_bits_count(dtype: str, count: int) -> None:
+    """Samples whose rows lie 64 M values apart: offsets beyond 2**31 values, and beyond 2**32 bytes."""
     device = visible()[0]
-    for dtype in (np.uint8, np.uint16):
-        pitch = (1 << 26) * np.dtype(dtype).itemsize + 128
-        if device.free_bytes < 40 * pitch:
-            continue
-        frames = scene((33, 2, 75), np.dtype(dtype).name, "uniform").reshape(33, 150)
-        cp = cupy()
-        with checkup.bench(device.index, frames) as here, closing(Block(33 * pitch, device.index)) as ring:
-            for row, frame in enumerate(frames):
-                cp.cuda.runtime.memcpy(ring.address + row * pitch, frame.ctypes.data, frame.nbytes, 1)
-            here.ring, ring_before, here.pitch = ring, here.ring, pitch
-            variance, order = here.reduce(kernels.Kernels(device.index, frames.dtype), [16, 0])
-            here.ring = ring_before
-        want, ranks = tiles.reduce(frames, [16, 0])
-        np.testing.assert_array_equal(order, ranks)
-        np.testing.assert_array_equal(variance, want)
+    pitch = (1 << 26) * np.dtype(dtype).itemsize + 128
+    if device.free_bytes < 1.1 * count * pitch:
+        pytest.skip(f"needs {count * pitch / 1e9:.1f} GB on the device: --memory-mb 6000")
+    frames = scene((count, 2, 75), dtype, "uniform").reshape(count, 150)
+    with checkup.bench(device.index, frames) as here, closing(Block(count * pitch, device.index)) as ring:
+        for row, frame in enumerate(frames):
+            upload(ring.address + row * pitch, frame)
+        far = replace(here, ring=ring, pitch=pitch)
+        variance, order = far.reduce(kernels.Kernels(device.index, frames.dtype), [count // 2, 0])
+    want, ranks = tiles.reduce(frames, [count // 2, 0])
+    np.testing.assert_array_equal(order, ranks)
+    np.testing.assert_array_equal(variance, want)
 
 
 @pytest.mark.parametrize("device", ["gpu:0", "gpu:all", "gpu:0,0"])
@@ -185,6 +185,19 @@ def test_devices_by_number(device: str) -> None:
     assert got.run.device.startswith("gpu:")
     if device == "gpu:0":
         assert got.run.device.startswith("gpu:0 ")
+
+
+def test_free_memory_is_nvmls_by_uuid() -> None:
+    """CuPy cuts a UUID at its first zero byte."""
+    readings = {"GPU-c0c1c2c3-c4c5-c6c7-c8c9-cacbcccdce00": 1, "GPU-c0c1ffff-c4c5-c6c7-c8c9-cacbcccdce01": 2}
+    assert _of_uuid(readings, bytes.fromhex("c0c1c2c3c4c5c6c7c8c9cacbcccdce")) == 1
+    assert _of_uuid(readings, bytes.fromhex("c0c1")) is None
+    assert _of_uuid({**readings, **{"GPU-c0c10000": 3, "GPU-c0c10001": 4}}, bytes.fromhex("c0c1")) is None
+    assert _of_uuid(readings, b"") is None
+    assert _of_uuid(readings, bytes.fromhex("d0")) is None
+    for index in range(len(visible())):
+        uuid = cupy().cuda.runtime.getDeviceProperties(index)["uuid"]
+        assert _of_uuid(free_bytes_by_uuid(), uuid) is not None
 
 
 def test_a_device_that_is_not_there() -> None:
@@ -224,6 +237,14 @@ def test_a_kernel_that_does_not_compile_says_what_to_install(tmp_path: Path, mon
     (tmp_path / "statistics_u8.cu").write_text('#include "not_there.h"\n')
     monkeypatch.setattr(kernels, "folder", lambda: tmp_path)
     with pytest.raises(kernels.KernelError, match=r"compiling statistics_u8.cu: .*pip install 'gpu-bgstat\[gpu\]'"):
+        kernels.Kernels(visible()[0].index, np.dtype(np.uint8))
+
+
+def test_a_device_with_too_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before compute capability 7.0: CuPy alone reduces there."""
+    monkeypatch.setattr(kernels, "_MOST_SHARED_BYTES", 8)  # cudaDevAttrMaxSharedMemoryPerBlock: 48 KB
+    kernels._loaded.clear()
+    with pytest.raises(kernels.KernelError, match=r"gives a block 49152 bytes .* needs 65536: .* 7\.0 or newer"):
         kernels.Kernels(visible()[0].index, np.dtype(np.uint8))
 
 

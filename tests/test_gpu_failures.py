@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 from conftest import only_standin
 from test_backends import FIELDS, scene
 
-from gpu_bgstat import BackgroundEstimator, Config, estimate
+from gpu_bgstat import BackgroundEstimator, Config, FrameSpec, estimate
 from gpu_bgstat.backends import gpu, kernels
+from gpu_bgstat.backends.cuda import cupy, visible
+from gpu_bgstat.backends.placement import Placement, placements
 from gpu_bgstat.errors import DeviceError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("memory_comes_back")]
@@ -92,6 +95,75 @@ def test_without_any_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING, "gpu_bgstat"):
         assert outcome("auto").startswith("right: cpu, ")
     assert caplog.records[-1].message == "device: cpu, because libnvrtc.so.12 was not found: pip install it"
+
+
+def each_plan() -> list[Placement]:
+    """The same frames in one ring, split where there are devices, and in slabs."""
+    spec = FrameSpec.of(FRAMES[0])
+    return list(placements(spec, len(FRAMES), [(device.index, device.free_bytes) for device in visible()], None))
+
+
+@only_standin
+@pytest.mark.parametrize("variable", ["CUDA_STANDIN_FAIL_HTOD", "CUDA_STANDIN_FAIL_DTOH"])
+def test_a_copy_that_fails_in_any_plan(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two-dimensional copies of slabs, and rows of frames on several devices, fail like those of one ring."""
+    want = estimate(FRAMES, Config(every=1, device="cpu"))
+    for plan in each_plan():
+        failed = 0
+        for number in range(1, 40):
+            monkeypatch.setenv(variable, f"{number}#{plan.kind}")
+            try:
+                with closing(gpu.GpuStore(FrameSpec.of(FRAMES[0]), plan, "here")) as store:
+                    for slot, frame in enumerate(FRAMES):
+                        store.put(slot, frame)
+                    reduced = store.reduce(len(FRAMES), [4])
+            except DeviceError as error:
+                failed += 1
+                assert str(error).startswith("gpu:") and "9 samples of " in str(error)
+            else:
+                np.testing.assert_array_equal(reduced.ranks[0], want.background)
+                np.testing.assert_array_equal(reduced.variance, want.variance)
+            monkeypatch.delenv(variable)
+        assert 1 <= failed < 39
+
+
+def test_pinned_memory_that_is_refused(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The stand-in counts device memory only, so the call itself is made to refuse large blocks."""
+    outcome()
+    runtime, host_alloc = cupy().cuda.runtime, cupy().cuda.runtime.hostAlloc
+
+    def refuse(size: int, flags: int) -> int:
+        if size >= limit:
+            raise runtime.CUDARuntimeError(2)
+        return int(host_alloc(size, flags))
+
+    for limit in (1, FRAMES.nbytes // 2):
+        caplog.clear()
+        monkeypatch.setattr(runtime, "hostAlloc", refuse)
+        with caplog.at_level(logging.WARNING, "gpu_bgstat"):
+            told = outcome("auto")
+        monkeypatch.setattr(runtime, "hostAlloc", host_alloc)
+        assert told.startswith("right: cpu" if limit == 1 else "right: ")
+        assert "pinned host memory" in caplog.records[0].message
+
+
+def test_ctrl_c_while_reducing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives in the main thread, which waits; the parts end after their chunk, and a second try is right."""
+    spec = FrameSpec.of(FRAMES[0])
+    for plan in each_plan():
+        with closing(gpu.GpuStore(spec, plan, "here")) as store:
+            for slot, frame in enumerate(FRAMES):
+                store.put(slot, frame)
+            with monkeypatch.context() as patch:
+
+                def interrupt(self: object, timeout: object = None) -> None:
+                    raise KeyboardInterrupt
+
+                patch.setattr("concurrent.futures.Future.result", interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    store.reduce(len(FRAMES), [4])
+            reduced = store.reduce(len(FRAMES), [4])
+            np.testing.assert_array_equal(reduced.ranks[0], np.sort(FRAMES, axis=0)[4])
 
 
 @only_standin

@@ -28,7 +28,7 @@ BLOCKS = {
     "statistics_u16": {75: 1, 80: 3, 86: 2, 89: 2, 90: 3, 100: 3, 120: 2},
 }
 
-pytestmark = pytest.mark.gpu
+pytestmark = pytest.mark.nvrtc
 
 
 def load(path: Path) -> ModuleType:

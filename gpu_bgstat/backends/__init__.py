@@ -1,4 +1,10 @@
-"""The only place that knows CPU from GPU. A backend is selected once, at the edge, and passed down."""
+"""The only place that knows CPU from GPU. A backend is selected once, at the edge, and passed down.
+
+backend    what a device must offer
+cpu        the specification, and a block in memory;   tiles ► moments, order: the reductions in NumPy
+gpu        plans and parts;   placement: the plans;   lanes ► residence: one device's part;   kernels or plain: its
+           reductions;   cuda: memory and errors;   devices: NVML;   checkup: what the doctor looks at
+"""
 
 from __future__ import annotations
 

@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_bgstat.backends import kernels, tiles
-from gpu_bgstat.backends.cuda import Block, cuda_errors, cupy
+from gpu_bgstat.backends.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Block, Gpu, cuda_errors, cupy, upload, visible
 from gpu_bgstat.backends.devices import read_devices
+from gpu_bgstat.backends.gpu import GpuStore
 from gpu_bgstat.backends.kernels import Kernels, compiling
 from gpu_bgstat.backends.lanes import Engine
-from gpu_bgstat.backends.placement import LINE_BYTES
+from gpu_bgstat.backends.placement import LINE_BYTES, placements
 from gpu_bgstat.backends.plain import Plain
 from gpu_bgstat.errors import DeviceError
+from gpu_bgstat.frames import FrameSpec
 
-_TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
 _POISON = 0xA5
 _SHAPES = ((2, 1000), (3, 1), (16, 130), (257, 127), (600, 260))  # samples, values
 
@@ -39,12 +40,20 @@ def pieces() -> Iterator[Finding]:
     """Whether what the GPU path needs is installed: driver, CuPy, NVRTC, our kernels. (Headers show in `compare`.)"""
     readings = read_devices()
     driver = f"driver {readings.driver}, CUDA {readings.cuda}" if readings.driver else "; ".join(readings.problems)
-    yield Finding("NVIDIA driver", bool(readings.devices), driver or "it knows no device")
+    yield Finding("NVIDIA driver", bool(readings.devices) or _cuda_works(), driver or "it knows no device")
     for name, look in (("CuPy", _cupy_version), ("NVRTC", _nvrtc_version), ("kernels", _kernel_names)):
         try:
             yield Finding(name, True, look())
         except DeviceError as error:
             yield Finding(name, False, str(error))
+
+
+def _cuda_works() -> bool:
+    """Whether there is a device although NVML does not tell, as in a container without NVIDIA's utilities."""
+    try:
+        return bool(visible())
+    except DeviceError:
+        return False
 
 
 def _cupy_version() -> str:
@@ -78,15 +87,14 @@ class Bench:
         self.queue(engine, ranks)()
         stream.synchronize()
         host = np.empty(self.results.size, np.uint8)
-        cp.cuda.runtime.memcpy(host.ctypes.data, self.results.address, host.size, _TO_HOST)
+        cp.cuda.runtime.memcpy(host.ctypes.data, self.results.address, host.size, TO_HOST)
         values = self.block.shape[1]
         order = host[4 * values :].view(self.block.dtype)[: len(ranks) * values]
         return host[: 4 * values].view(np.float32), order.reshape(len(ranks), values)
 
     def queue(self, engine: Engine, ranks: Sequence[int]) -> Callable[[], None]:
         """What queues the reduction on the current stream, once or again; the ranks are there already."""
-        wanted = np.array(ranks, np.uint32)
-        cupy().cuda.runtime.memcpy(self.ranks.address, wanted.ctypes.data, wanted.nbytes, _TO_DEVICE)
+        upload(self.ranks.address, np.array(ranks, np.uint32))
         at, shape = self.results.address, self.block.shape
         fed = self.ring.address, self.pitch
         return lambda: engine.launch(fed, shape, (self.ranks.address, ranks), (at, at + 4 * shape[1]))
@@ -101,11 +109,10 @@ def bench(device: int, block: NDArray[Any], most_ranks: int = 8) -> Iterator[Ben
     sizes = count * pitch, 4 * most_ranks, values * (4 + most_ranks * block.itemsize) + LINE_BYTES
     with cuda_errors(f"gpu:{device}, checking"), cp.cuda.Device(device), ExitStack() as stack:
         ring, ranks, results = (stack.enter_context(closing(Block(size, device))) for size in sizes)
-        results.size -= results.size % block.itemsize
         host = np.full((count, pitch), _POISON, np.uint8)
         host[:, : values * block.itemsize] = block.view(np.uint8)
-        cp.cuda.runtime.memcpy(ring.address, host.ctypes.data, host.nbytes, _TO_DEVICE)
         with cp.cuda.Stream(non_blocking=True):
+            upload(ring.address, host)
             yield Bench(device, block, ring, ranks, results, pitch)
 
 
@@ -136,19 +143,42 @@ def compare(device: int, engine: str, dtype: Any, seed: int) -> Finding:
     return Finding(name, True, f"{cases} blocks equal to the CPU's results, bit for bit (seed {seed})")
 
 
-def milliseconds(run: Callable[[], Any], rounds: int = 5) -> float:
-    """The median time of `run` on the current stream by device events, after one round of warming up."""
+def whole_path(gpu: Gpu, seed: int) -> list[Finding]:
+    """Frames through ring, events, lanes and slabs, as an estimate sends them, against the CPU."""
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 256, (48, 120, 160, 3), np.uint8)
+    spec, ranks = FrameSpec.of(frames[0]), [23, 24]
+    want = tiles.reduce(frames.reshape(len(frames), -1), ranks)
+    plans = list(placements(spec, len(frames), [(gpu.index, gpu.free_bytes)], None))
+    findings = []
+    for plan in (plans[0], plans[-1]):
+        with closing(GpuStore(spec, plan, plan.kind)) as store:
+            for slot in (*range(len(frames)), *range(5)):
+                store.put(slot, frames[slot])
+            got = store.reduce(len(frames), ranks)
+        right = np.array_equal(got.variance.reshape(-1), want[0]) and np.array_equal(got.ranks.reshape(2, -1), want[1])
+        detail = "equal to the CPU's results, bit for bit" if right else "other results than the CPU's: do not use it"
+        findings.append(Finding(f"whole path, {plan.kind}", right, f"{len(frames)} frames of {spec}: {detail}"))
+    return findings
+
+
+def milliseconds(run: Callable[[], Any], rounds: int = 5, times: int = 10) -> float:
+    """The median time of `run` on the current stream by device events, after one round of warming up.
+
+    Many runs are queued between two events, so that the host's own time for queueing does not count.
+    """
     cp = cupy()
     run()
-    times = []
+    measured = []
     for _ in range(rounds):
         begin, end = cp.cuda.Event(), cp.cuda.Event()
         begin.record()
-        run()
+        for _ in range(times):
+            run()
         end.record()
         end.synchronize()
-        times.append(cp.cuda.get_elapsed_time(begin, end))
-    return float(np.median(times))
+        measured.append(cp.cuda.get_elapsed_time(begin, end) / times)
+    return float(np.median(measured))
 
 
 @dataclass(frozen=True)
@@ -176,7 +206,7 @@ def rates(device: int, size: int) -> Rates:
         np.copyto(pinned.bytes(), block.reshape(-1))
         stream = cp.cuda.get_current_stream().ptr
         memcpy = cp.cuda.runtime.memcpyAsync
-        upload = milliseconds(lambda: memcpy(here.ring.address, pinned.address, block.nbytes, _TO_DEVICE, stream))
-        across = milliseconds(lambda: memcpy(copy.address, here.ring.address, block.nbytes, _ON_DEVICE, stream))
+        upload = milliseconds(lambda: memcpy(here.ring.address, pinned.address, block.nbytes, TO_DEVICE, stream))
+        across = milliseconds(lambda: memcpy(copy.address, here.ring.address, block.nbytes, ON_DEVICE, stream))
         reduction = milliseconds(here.queue(engine, [255, 256]))
     return Rates(block.nbytes / upload / 1e6, 2 * block.nbytes / across / 1e6, block.nbytes / reduction / 1e6)

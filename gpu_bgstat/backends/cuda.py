@@ -22,6 +22,7 @@ from gpu_bgstat.errors import DeviceError
 
 INSTALL = "pip install 'gpu-bgstat[gpu]'"
 
+TO_DEVICE, TO_HOST, ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
 _MEMORY_ALLOCATION = 2
 _ADVICE = {
     3: "this process was forked after CUDA had been used: start it before, or with the spawn method",
@@ -44,7 +45,6 @@ class Gpu:
 
     index: int
     name: str
-    uuid: str
     compute_capability: str  # "90" for 9.0
     free_bytes: int
 
@@ -74,26 +74,41 @@ def visible() -> list[Gpu]:
     with cuda_errors("looking for devices"):
         for index in range(runtime.getDeviceCount()):
             properties = runtime.getDeviceProperties(index)
-            uuid = _uuid(properties["uuid"])
-            free = readings[uuid] if uuid in readings else driver_free_bytes(index)
+            free = _of_uuid(readings, properties["uuid"])
             name = properties["name"].decode()
-            found.append(Gpu(index, name, uuid, f"{properties['major']}{properties['minor']}", free))
+            capability = f"{properties['major']}{properties['minor']}"
+            found.append(Gpu(index, name, capability, driver_free_bytes(index) if free is None else free))
     if not found:
         raise DeviceError(_ADVICE[100])
     return sorted(found, key=lambda gpu: -gpu.free_bytes)
 
 
 def driver_free_bytes(index: int) -> int:
-    """What the driver says is free on the device, which gets this process's context by that."""
+    """What the driver says is free on the device, which gets this process's context by that.
+
+    0, and a line that says why, where the device refuses a context: it is full, or another process has it.
+    """
     cp = cupy()
-    with cuda_errors(f"gpu:{index}, reading its memory"), cp.cuda.Device(index):
-        return int(cp.cuda.runtime.memGetInfo()[0])
+    try:
+        with cuda_errors(f"gpu:{index}, reading its memory"), cp.cuda.Device(index):
+            return int(cp.cuda.runtime.memGetInfo()[0])
+    except DeviceError as error:
+        _LOG.warning("%s: it is left out", error)
+        return 0
 
 
-def _uuid(raw: bytes) -> str:
-    """NVML's spelling: GPU-8 digits-4-4-4-12."""
-    digits = bytes(raw)[:16].hex()
-    return "GPU-" + "-".join([digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]])
+def _of_uuid(readings: dict[str, int], raw: bytes) -> int | None:
+    """The reading of the device with this UUID, which CuPy cuts before its first zero byte. None if in doubt."""
+    digits = (raw + b"\0")[:16].hex()
+    found = [free for uuid, free in readings.items() if uuid.removeprefix("GPU-").replace("-", "").startswith(digits)]
+    return found[0] if len(found) == 1 else None
+
+
+def upload(address: int, array: NDArray[Any]) -> None:
+    """Copies an array to the device, in the order of the current stream; it has arrived when this returns."""
+    stream = cupy().cuda.get_current_stream()
+    cupy().cuda.runtime.memcpyAsync(address, array.ctypes.data, array.nbytes, TO_DEVICE, stream.ptr)
+    stream.synchronize()
 
 
 @contextmanager

@@ -56,14 +56,17 @@ class GpuStore:
                 part.move(source, target)
 
     @contextmanager
-    def _unharmed(self) -> Iterator[None]:
-        """After a failure nobody knows what the ring holds: then nothing is put into it or made of it any more."""
+    def _unharmed(self, harmful: type[BaseException] = BaseException) -> Iterator[None]:
+        """After a failure nobody knows what the ring holds: nothing is put into it or made of it any more.
+
+        harmful  what counts as one; while samples are put or moved, Ctrl-C does
+        """
         if self._harm:
             raise DeviceError(f"the samples are lost since an earlier failure ({self._harm}): start anew")
         try:
             yield
-        except DeviceError as error:
-            self._harm = str(error)
+        except harmful as error:
+            self._harm = str(error) or type(error).__name__
             raise
 
     def reduce(self, count: int, ranks: Sequence[int]) -> Reduced:
@@ -71,7 +74,7 @@ class GpuStore:
         variance = np.empty(self._spec.shape, np.float32)
         order = np.empty((len(wanted), *self._spec.shape), self._spec.dtype)
         stopped = Event()
-        with self._unharmed(), ThreadPoolExecutor(len(self._parts), thread_name_prefix="bgstat-gpu") as pool:
+        with self._unharmed(DeviceError), ThreadPoolExecutor(len(self._parts), thread_name_prefix="bgstat-gpu") as pool:
             tasks = []
             for part, share in zip(self._parts, self._shares, strict=True):
                 rows = slice(share.rows.start, share.rows.stop)
@@ -125,7 +128,8 @@ class GpuBackend:
         plans = self.placements(slots, spec)
         if plans:
             return str(plans[0])
-        return self._fallback.forecast(slots, spec) if self._fallback else self._too_small(slots, spec)
+        refusal = self._too_small(slots, spec)
+        return f"cpu, because {refusal}: {self._fallback.forecast(slots, spec)}" if self._fallback else refusal
 
     def store(self, slots: int, spec: FrameSpec) -> Store:
         """The best plan whose allocations succeed; else the fallback, with one line that says why."""
@@ -134,6 +138,9 @@ class GpuBackend:
         except DeviceError as error:
             if self._fallback is None:
                 raise
+            free = self._fallback.free_bytes()
+            if free is not None and slots * spec.bytes > free:
+                raise DeviceError(f"{error}; on the CPU, {size_text(free)} of memory are free") from error
             _LOG.warning("device: cpu, because %s", error)
             return self._fallback.store(slots, spec)
 

@@ -17,6 +17,7 @@ import numpy as np
 from gpu_bgstat.backends.cuda import INSTALL, cuda_errors, cupy
 from gpu_bgstat.errors import DeviceError
 
+_MOST_SHARED_BYTES = 97  # cudaDevAttrMaxSharedMemoryPerBlockOptin
 _LOG = logging.getLogger("gpu_bgstat")
 # Compiled once a process and device; CuPy keeps the code itself in its cache on disk.
 _loaded: dict[tuple[int, int, str, tuple[str, ...]], Any] = {}
@@ -60,11 +61,18 @@ def load(name: str, device: int, dynamic_shared_bytes: int) -> Any:
     if key not in _loaded:
         source = (folder() / f"{name}.cu").read_text(encoding="utf-8")
         with cuda_errors(f"gpu:{device}, loading the kernel {name}"), cp.cuda.Device(device) as chosen:
+            room = cp.cuda.runtime.deviceGetAttribute(_MOST_SHARED_BYTES, device)
+            if room < dynamic_shared_bytes:
+                raise KernelError(
+                    f"gpu:{device} gives a block {room} bytes of shared memory, and {name}.cu needs "
+                    f"{dynamic_shared_bytes}: it takes a device of compute capability 7.0 or newer"
+                )
             _LOG.info("gpu:%d: preparing %s.cu for sm_%s", device, name, chosen.compute_capability)
             with compiling(f"gpu:{device}, compiling {name}.cu"):
                 kernel = cp.RawModule(code=source, options=key[3], backend="nvrtc").get_function(name)
             if dynamic_shared_bytes > kernel.attributes["max_dynamic_shared_size_bytes"]:
                 kernel.max_dynamic_shared_size_bytes = dynamic_shared_bytes
+            kernel.preferred_shared_memory_carveout = 100  # percent: as many blocks a multiprocessor as fit
             _loaded[key] = kernel
     return _loaded[key]
 

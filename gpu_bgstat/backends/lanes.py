@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gpu_bgstat.backends.cuda import Block, cuda_errors, cupy
+from gpu_bgstat.backends.cuda import TO_HOST, Block, cuda_errors, cupy, upload
 from gpu_bgstat.backends.memory import size_text
 from gpu_bgstat.backends.moments import Singles
 from gpu_bgstat.backends.placement import LANES, LINE_BYTES, MOST_RANKS, Share
@@ -25,7 +25,6 @@ from gpu_bgstat.backends.residence import DeviceRing, PinnedRing, Residence
 from gpu_bgstat.errors import DeviceError
 from gpu_bgstat.frames import Image
 
-_TO_DEVICE, _TO_HOST = 1, 2  # cudaMemcpyKind
 _LOG = logging.getLogger("gpu_bgstat")
 Targets = tuple[Singles, Image]  # variance (V,) and ranks (R, V) on the host
 
@@ -59,18 +58,16 @@ class _Lane:
 
     def aim(self, ranks: Sequence[int]) -> None:
         """Uploads the ranks that the next chunks are reduced to."""
-        wanted = np.array(ranks, np.uint32)
-        if wanted.size:
-            copy = cupy().cuda.runtime.memcpyAsync
-            copy(self._ranks.address, wanted.ctypes.data, wanted.nbytes, _TO_DEVICE, self.stream.ptr)
-            self.stream.synchronize()  # `wanted` lives no longer than this call
+        if ranks:
+            with self.stream:
+                upload(self._ranks.address, np.array(ranks, np.uint32))
 
     def submit(self, engine: Engine, fed: tuple[int, int], count: int, ranks: Sequence[int], targets: Targets) -> None:
         """Queues the reduction of what was fed; `collect` will fill the targets."""
         values, at = targets[0].size, self._device.address
         engine.launch(fed, (count, values), (self._ranks.address, ranks), (at, at + 4 * values))
         size = values * (4 + len(ranks) * self._itemsize)
-        cupy().cuda.runtime.memcpyAsync(self._pinned.address, at, size, _TO_HOST, self.stream.ptr)
+        cupy().cuda.runtime.memcpyAsync(self._pinned.address, at, size, TO_HOST, self.stream.ptr)
         self._pending = targets
 
     def collect(self) -> None:

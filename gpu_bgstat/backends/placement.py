@@ -28,7 +28,7 @@ MOST_RANKS = 512  # order statistics of one pass; the least results' memory hold
 _RANKS = 2  # the results' memory is sized for so many; for more ranks the chunks get smaller
 _LEAST_RESULT_BYTES = 1 << 18
 _MOST_RESULT_BYTES = 1 << 26
-_MOST_SLAB_BYTES = 1 << 29  # larger slabs would be no faster
+_MOST_SLAB_BYTES = 1 << 29  # of all lanes; larger slabs would be no faster
 _SLAB_PARTS = (4, 16, 64)  # a slab has one part in so many of the ring, and of the free memory; tried in turn
 _HEADROOM = 16  # one part in so many of the free memory is left to others
 _HOST_SHARE = 0.8  # of the free host memory that may be pinned
@@ -94,13 +94,13 @@ class Placement:
             f"gpu:{share.device} (rows {share.rows.start}..{share.rows.stop - 1}, {size_text(share.device_bytes)})"
             for share in self.shares
         )
-        pinned = sum(share.pinned_bytes for share in self.shares)
-        if self.kind == "ring":
-            share = self.shares[0]
-            return f"one ring on gpu:{share.device}, {size_text(share.device_bytes)}"
+        pinned = size_text(sum(share.pinned_bytes for share in self.shares))
+        if self.kind == "slabs":
+            return f"{pinned} of pinned host memory, streamed in slabs through {devices}"
         if self.kind == "split":
-            return f"split by rows over {devices}"
-        return f"{size_text(pinned)} of pinned host memory, streamed in slabs through {devices}"
+            return f"split by rows over {devices}; {pinned} of pinned host memory"
+        share = self.shares[0]
+        return f"one ring on gpu:{share.device}, {size_text(share.device_bytes)}; {pinned} of pinned host memory"
 
 
 def placements(

@@ -6,7 +6,8 @@ values is reduced at a time, so that nothing is widened or sorted whole. Reads e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ class Plain:
         """Raises KernelError where CuPy cannot compile its own operations either."""
         self._device, self._dtype = device, dtype
         cp = cupy()
-        trial = cp.cuda.Device(device), cuda_errors(f"gpu:{device}"), compiling(f"gpu:{device}, CuPy's operations")
-        with trial[0], trial[1], trial[2]:
+        where = f"gpu:{device}, CuPy's operations"
+        with cuda_errors(where), cp.cuda.Device(device), compiling(where), _own_pool():
             _order_statistic(cp.zeros((2, 1), dtype), 0)
 
     def launch(
@@ -43,9 +44,10 @@ class Plain:
         (address, pitch), (count, values) = samples, shape
         variance = _at(results[0], (values,), np.float32)
         order = _at(results[1], (len(ranks[1]), values), self._dtype)
-        width = max(1, _TILE_BYTES // (count * self._dtype.itemsize))
-        pool = cp.cuda.MemoryPool()
-        with cuda_errors(f"gpu:{self._device}, reducing"), cp.cuda.using_allocator(pool.malloc):
+        # Its arrays take ten times a tile; a plan leaves a sixteenth of the memory alone, so that this much is free.
+        tile_bytes = min(_TILE_BYTES, cp.cuda.runtime.memGetInfo()[0] // 32)
+        width = max(1, tile_bytes // (count * self._dtype.itemsize))
+        with cuda_errors(f"gpu:{self._device}, reducing"), _own_pool():
             for start in range(0, values, width):
                 part = slice(start, min(start + width, values))
                 at = address + start * self._dtype.itemsize
@@ -54,6 +56,16 @@ class Plain:
                 for row, rank in enumerate(ranks[1]):
                     order[row, part] = _order_statistic(tile, rank)
             cp.cuda.get_current_stream().synchronize()
+
+
+@contextmanager
+def _own_pool() -> Iterator[None]:
+    """Arrays made inside take their memory from a pool that ends with the block."""
+    pool = cupy().cuda.MemoryPool()
+    try:
+        with cupy().cuda.using_allocator(pool.malloc):
+            yield
+    finally:
         pool.free_all_blocks()
 
 

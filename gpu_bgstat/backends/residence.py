@@ -10,11 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from gpu_bgstat.backends.cuda import Block, cupy
+from gpu_bgstat.backends.cuda import ON_DEVICE, TO_DEVICE, Block, cupy
 from gpu_bgstat.backends.placement import LANES, STAGING, Share
 from gpu_bgstat.frames import Image
-
-_TO_DEVICE, _ON_DEVICE = 1, 3  # cudaMemcpyKind
 
 
 class Residence(Protocol):
@@ -52,11 +50,11 @@ class DeviceRing:
         turn = self._turn = (self._turn + 1) % STAGING
         self._uploaded[turn].synchronize()
         np.copyto(self._buffers[turn], values.view(np.uint8))
-        self._copy(slot, self._staging[turn].address, _TO_DEVICE)
+        self._copy(slot, self._staging[turn].address, TO_DEVICE)
         self._uploaded[turn].record(self._stream)
 
     def move(self, source: int, target: int) -> None:
-        self._copy(target, self._ring.address + source * self._share.pitch_bytes, _ON_DEVICE)
+        self._copy(target, self._ring.address + source * self._share.pitch_bytes, ON_DEVICE)
 
     def _copy(self, slot: int, source: int, kind: int) -> None:
         target = self._ring.address + slot * self._share.pitch_bytes
@@ -93,6 +91,6 @@ class PinnedRing:
         source = self._pinned.address + values.start * itemsize
         cupy().cuda.runtime.memcpy2DAsync(
             *(slab, pitch, source, self._share.pitch_bytes),
-            *(len(values) * itemsize, count, _TO_DEVICE, cupy().cuda.get_current_stream().ptr),
+            *(len(values) * itemsize, count, TO_DEVICE, cupy().cuda.get_current_stream().ptr),
         )
         return slab, pitch
