@@ -26,6 +26,8 @@ LANES = 2  # chunks that are reduced side by side
 MOST_RANKS = 512  # order statistics of one pass; the least results' memory holds so many of one line of values
 
 _RANKS = 2  # the results' memory is sized for so many; for more ranks the chunks get smaller
+_CHUNKS = 8  # at least, so that downloads go beside reductions; but not of fewer values than keep a device busy
+_LEAST_CHUNK = 1 << 17
 _LEAST_RESULT_BYTES = 1 << 18
 _MOST_RESULT_BYTES = 1 << 26
 _MOST_SLAB_BYTES = 1 << 29  # of all lanes; larger slabs would be no faster
@@ -141,7 +143,7 @@ def _shares(spec: FrameSpec, slots: int, usable: Sequence[tuple[int, int]], slab
     shares = []
     for (device, room), start, end in zip(usable, [0, *ends], ends, strict=False):
         values = (end - start) * spec.width * spec.channels
-        most = min(values, _MOST_RESULT_BYTES // (4 + _RANKS * itemsize))
+        most = min(values, max(values // _CHUNKS, _LEAST_CHUNK), _MOST_RESULT_BYTES // (4 + _RANKS * itemsize))
         if slab_part:
             slab_bytes = min(room // slab_part, _MOST_SLAB_BYTES) // LANES
             most = min(most, values // slab_part, slab_bytes // (slots * itemsize))
