@@ -15,7 +15,7 @@ from conftest import only_standin
 from test_backends import FIELDS, scene
 
 from gpu_bgstat import BackgroundEstimator, Config, FrameSpec, estimate
-from gpu_bgstat.backends import gpu, kernels
+from gpu_bgstat.backends import gpu, kernels, select
 from gpu_bgstat.backends.cuda import cupy, visible
 from gpu_bgstat.backends.placement import Placement, placements
 from gpu_bgstat.errors import DeviceError
@@ -95,6 +95,35 @@ def test_without_any_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING, "gpu_bgstat"):
         assert outcome("auto").startswith("right: cpu, ")
     assert caplog.records[-1].message == "device: cpu, because libnvrtc.so.12 was not found: pip install it"
+
+
+def test_no_plan_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`gpu` refuses; `auto` says why and takes the CPU, unless that has too little memory as well."""
+    monkeypatch.setattr(gpu, "placements", lambda *sizes: iter(()))
+    refusal = "too little memory for 9 samples of 20x24 colour, 8 bit"
+    spec = FrameSpec.of(FRAMES[0])
+    assert outcome("gpu").startswith(refusal)
+    assert select("gpu").forecast(9, spec).startswith(refusal)
+    assert outcome("auto").startswith("right: cpu, ")
+    assert select("auto").forecast(9, spec).startswith(f"cpu, because {refusal}")
+    monkeypatch.setattr("gpu_bgstat.backends.cpu.free_host_bytes", lambda: 1000)
+    with pytest.raises(DeviceError, match=r"lower max_samples, .*; on the CPU, 0.0 MB of memory are free"):
+        estimate(FRAMES, Config(every=1, device="auto"))
+
+
+def test_a_device_that_gives_no_context_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = cupy().cuda.runtime
+
+    def refuse() -> tuple[int, int]:
+        raise runtime.CUDARuntimeError(2)
+
+    monkeypatch.setattr(runtime, "memGetInfo", refuse)
+    with caplog.at_level(logging.WARNING, "gpu_bgstat"):
+        assert outcome("auto").startswith("right: cpu, ")
+    assert ", reading its memory: out of memory" in caplog.records[0].message
+    assert caplog.records[0].message.endswith("it is left out")
 
 
 def each_plan() -> list[Placement]:
