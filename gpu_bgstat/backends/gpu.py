@@ -116,18 +116,22 @@ class GpuBackend:
         """None: `store` plans with each device's memory and the host's, and refuses by itself."""
         return None
 
-    def placements(self, slots: int, spec: FrameSpec) -> list[Placement]:
-        """The plans that fit now, best first. Devices beyond the first are looked at only if it is too small."""
-        measured = [_measured(self._gpus[0])]
-        plans = list(placements(spec, slots, _free(measured), None))
-        if len(self._gpus) > 1 and not (plans and plans[0].kind == "ring"):
-            measured += [_measured(gpu) for gpu in self._gpus[1:]]
-        return list(placements(spec, slots, _free(measured), free_host_bytes()))
+    def placements(self, slots: int, spec: FrameSpec) -> Iterator[Placement]:
+        """The plans that fit now, best first. Devices beyond the first are looked at only when it is not enough."""
+        host = free_host_bytes()
+        first = _measured(self._gpus[0])
+        alone = placements(spec, slots, _free([first]), host)
+        if len(self._gpus) == 1:
+            yield from alone
+            return
+        yield from (plan for plan in alone if plan.kind == "ring")
+        everyone = [first, *map(_measured, self._gpus[1:])]
+        yield from (plan for plan in placements(spec, slots, _free(everyone), host) if plan.kind != "ring")
 
     def forecast(self, slots: int, spec: FrameSpec) -> str:
-        plans = self.placements(slots, spec)
-        if plans:
-            return str(plans[0])
+        plan = next(self.placements(slots, spec), None)
+        if plan:
+            return str(plan)
         refusal = self._too_small(slots, spec)
         return f"cpu, because {refusal}: {self._fallback.forecast(slots, spec)}" if self._fallback else refusal
 
