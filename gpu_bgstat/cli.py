@@ -141,13 +141,15 @@ def estimate_command(
     """
     config, source = _config(preset, settings), _source(sources, size, pix)
     folder = output or default_folder(sources)
+    if any(os.path.isdir(name) and Path(name).resolve() == folder.resolve() for name in sources):  # noqa: PTH112
+        raise click.UsageError(f"{folder} is the source, whose next run would read the results: give another -o")
     _log_to_stderr(quiet)
     with writable(folder):
         with Meter(shown=not quiet) as meter:
             background = estimate(source, config, meter.update)
         background.save(folder)
     if as_json:
-        click.echo(report_json(background).decode(), nl=False)
+        click.echo(report_json(background), nl=False)  # bytes: UTF-8 whatever the terminal is
     if not quiet:
         _tell(background, folder, to_stderr=as_json)
 

@@ -13,7 +13,7 @@ from gpu_bgstat.errors import ConfigError
 
 MAX_SAMPLES_LIMIT = 65_535  # sums and counts of this many 16-bit samples still fit 64 bits
 
-_CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d{1,2}):(?P<s>\d{1,2}(?:\.\d+)?)$")
+_CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>[0-5]?\d):(?P<s>[0-5]?\d(?:\.\d+)?)$")
 _DEVICE = re.compile(r"auto|cpu|gpu(:all|:\d{1,3}(,\d{1,3})*)?")
 _FRAME_NUMBER = re.compile(r"(?P<n>\d+)f$")
 
@@ -55,7 +55,10 @@ def _whole(value: Any) -> Any:
 
 def _rectangle(value: Any) -> Any:
     """Accepts "X,Y,W,H" beside a sequence of four numbers."""
-    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+    parts = tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+    if isinstance(parts, tuple | list) and len(parts) != 4:
+        raise ValueError("must be four numbers, X,Y,W,H")
+    return parts
 
 
 def _device(value: Any) -> Any:
@@ -88,6 +91,7 @@ class Config(BaseModel):
     threshold: float = Field(
         4.0,
         ge=0,
+        le=3e38,  # float32
         allow_inf_nan=False,
         description="squared grey levels: a pixel is stable if no channel varies more (compared as float32)",
     )

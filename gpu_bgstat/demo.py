@@ -16,7 +16,7 @@ from gpu_bgstat.arena import Arena
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import OutputError
 from gpu_bgstat.frames import Background, Image
-from gpu_bgstat.outputs import writable
+from gpu_bgstat.outputs import save, writable
 from gpu_bgstat.outputs.pictures import colored, encode
 from gpu_bgstat.pipeline import Progress, estimate
 
@@ -36,9 +36,10 @@ def run_demo(folder: Path, seconds: int, on_progress: Callable[[Progress], None]
             background = estimate(draft, Config(every=max(1, count // 180)), on_progress)
             background = replace(background, run=replace(background.run, source=str(recording)))
             frame = next(islice(arena.frames(count), count - 1, None))
-            background.save(folder)
-            (folder / "truth.png").write_bytes(encode(".png", truth))
-            (folder / "demo.png").write_bytes(encode(".png", panel(frame, background)))
+            pictures = {"truth.png": encode(".png", truth), "demo.png": encode(".png", panel(frame, background))}
+            if recording.is_dir():
+                raise OutputError(f"{recording} is a folder, where a file must be written: give another folder with -o")
+            save(background, folder, pictures)
             draft.replace(recording)
         except (OSError, av.error.FFmpegError) as error:
             raise OutputError(

@@ -39,6 +39,7 @@ class BackgroundEstimator:
         self._plan = plan or Running(self.config)
         self._conform: Conformer | None = None
         self._ring: Ring | None = None
+        self._closed = False
         self._seen = 0
 
     def setup(self, spec: FrameSpec) -> None:
@@ -46,6 +47,7 @@ class BackgroundEstimator:
 
         Raises ConfigError if the region of interest does not fit, DeviceError if the samples do not.
         """
+        self._check_open()
         if self._ring is not None:
             raise BgstatError("setup was called before: one estimator is for one recording")
         conform = Conformer(spec, self.config)
@@ -57,6 +59,10 @@ class BackgroundEstimator:
         self._check_memory(slots * conform.spec.bytes, backend.free_bytes())
         self._conform = conform
         self._ring = Ring(backend, slots, conform.spec)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BgstatError("the estimator was closed and its samples are gone: make a new one")
 
     def _check_memory(self, need: int, free: int | None) -> None:
         if free is None or need <= free:
@@ -96,12 +102,18 @@ class BackgroundEstimator:
         self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness))
         return True
 
+    @property
+    def kept(self) -> int:
+        """How many samples there are now."""
+        return len(self._ring) if self._ring else 0
+
     def finalize(self) -> Background:
         """The background of the samples so far; collecting may go on afterwards.
 
         Raises TooFewSamplesError if there are fewer than two.
         """
-        count = len(self._ring) if self._ring else 0
+        self._check_open()
+        count = self.kept
         if self._ring is None or self._conform is None or count < 2:
             raise TooFewSamplesError(
                 f"a background needs at least 2 samples, and there {'is' if count == 1 else 'are'} {count}: "
@@ -134,10 +146,11 @@ class BackgroundEstimator:
         return notes
 
     def close(self) -> None:
-        """Gives the ring's memory back; the estimator cannot be used afterwards."""
+        """Gives the ring's memory back; the estimator cannot be used afterwards, and says so."""
         if self._ring is not None:
             self._ring.close()
         self._ring = self._conform = None
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self

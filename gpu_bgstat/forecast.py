@@ -56,6 +56,7 @@ def forecast(source: SourceLike, config: Config) -> Forecast:
     """The plan for this source; raises what `estimate` would raise before its first frame."""
     backend = backends.select(config.device)
     with closing(open_source(source, config.depth)) as recording:
+        recording.check(config)
         timeline = recording.timeline
         plan = schedule.plan(timeline, config)
         indices = plan.indices

@@ -25,12 +25,23 @@ class FrameSpec:
     channels: int
     dtype: np.dtype[Any]
 
+    def __post_init__(self) -> None:
+        """Raises FrameError on what no sample can be; `dtype` may be given as `np.uint8`, too."""
+        object.__setattr__(self, "dtype", np.dtype(self.dtype))
+        if min(self.width, self.height) < 1 or self.channels not in (1, 3) or self.dtype not in (np.uint8, np.uint16):
+            raise FrameError(
+                f"{self.width}x{self.height}, {self.channels} channels, {self.dtype}: a frame has sides of 1 pixel or "
+                "more, 1 or 3 channels, and is uint8 or uint16"
+            )
+
     @classmethod
     def of(cls, frame: Image) -> FrameSpec:
         """The spec of an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); raises FrameError on others.
 
         Alpha is dropped. Types other than uint8 and uint16 become uint8 by clipping, as in the cassette.
         """
+        if not isinstance(frame, np.ndarray):
+            raise FrameError(f"{type(frame).__name__} is no frame: give an array (H, W), or (H, W, 3) in BGR order")
         if frame.ndim not in (2, 3) or 0 in frame.shape or (frame.ndim == 3 and frame.shape[2] not in (1, 3, 4)):
             raise FrameError(f"shape {frame.shape} is no frame: give (H, W), or (H, W, 3) in BGR order")
         if frame.dtype.kind not in "uif":

@@ -9,18 +9,16 @@ from dataclasses import dataclass, replace
 
 from gpu_bgstat import schedule
 from gpu_bgstat.config import Config
-from gpu_bgstat.errors import ConfigError
 from gpu_bgstat.estimator import BackgroundEstimator
 from gpu_bgstat.frames import Background, Run
 from gpu_bgstat.schedule import Planned, Running
 from gpu_bgstat.sources import SourceLike, open_source
-from gpu_bgstat.sources.camera import CameraSource
 from gpu_bgstat.sources.source import Source
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where an estimate stands: frames read of those that will be (None if nobody knows), and samples taken."""
+    """Where an estimate stands: frames read of those that will be (None if nobody knows), and samples kept."""
 
     frames: int
     total: int | None
@@ -38,7 +36,7 @@ def estimate(
     config = config or Config()
     clock = _Clock()
     with closing(open_source(source, config.depth)) as recording:
-        _check_live(recording, config)
+        recording.check(config)
         plan = schedule.plan(recording.timeline, config)
         clock.lap("open")
         notes: list[str] = []
@@ -63,15 +61,10 @@ def _collect(
 ) -> None:
     """Every frame that is due, from the source into the ring."""
     total = plan.stop if isinstance(plan, Planned) else None
-    for samples, frame in enumerate(recording.read(plan), 1):
+    for frame in recording.read(plan):
         estimator.add(frame)
         if on_progress:
-            on_progress(Progress(recording.seen, total, samples))
-
-
-def _check_live(recording: Source, config: Config) -> None:
-    if isinstance(recording, CameraSource) and config.duration is None and config.end is None:
-        raise ConfigError(f"{recording.name} never ends by itself: say for how many seconds with duration (--duration)")
+            on_progress(Progress(recording.seen, total, estimator.kept))
 
 
 def _account(run: Run, recording: Source, clock: _Clock) -> Run:

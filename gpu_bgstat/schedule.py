@@ -117,7 +117,8 @@ def _locate(timeline: Timeline, place: float | str, name: str) -> int:
     if number is not None:
         return min(number, timeline.frames)
     if timeline.times_s is None:
-        raise ConfigError(f"{name}={place} s needs frame times, and this source has none: use a frame number, 2700f")
+        other = "end with a frame number" if name == "duration" else "a frame number"
+        raise ConfigError(f"{name}={place} s needs frame times, and this source has none: use {other}, 2700f")
     return bisect_left(timeline.times_s, float(place))
 
 

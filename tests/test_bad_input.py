@@ -144,7 +144,7 @@ FAILURES: dict[str, list[str]] = {
     "film.mp4 --every 1 --roi 0,0,97,72": ["roi=0,0,97,72 reaches outside the frame of 96x72", "X+W may be 96"],
     "film.mp4 --every 1 --roi 90,0,10,10": ["roi=90,0,10,10 reaches outside the frame of 96x72"],
     "stack.npy --every 1 --start 1.5": ["start=1.5 s needs frame times", "use a frame number, 2700f"],
-    "stack.npy --every 1 --duration 1.5": ["needs frame times", "use a frame number"],
+    "stack.npy --every 1 --duration 1.5": ["needs frame times", "use end with a frame number"],
     "film.mp4 --every 1 -o film.mp4": ["film.mp4 cannot be written to", "is a file", "-o"],
     "film.mp4 --every 1 -o film.mp4/deep/er": ["film.mp4/deep/er cannot be written to", "film.mp4 is a file", "-o"],
     "film.mp4 --every 1 -o /proc/results": ["/proc/results cannot be written to", "give another folder with -o"],

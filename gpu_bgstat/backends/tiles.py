@@ -22,8 +22,9 @@ import numpy as np
 
 from gpu_bgstat.backends.moments import Samples, Singles, exact_variance, moments
 from gpu_bgstat.backends.order import order_statistics
+from gpu_bgstat.config import MAX_SAMPLES_LIMIT
 
-MAX_SAMPLES = 65535  # keeps T * sum(x**2) below 2**64 and counts within uint16
+MAX_SAMPLES = MAX_SAMPLES_LIMIT  # keeps T * sum(x**2) below 2**64 and counts within uint16
 
 _STRIP_VALUES = 3 << 14  # 7 MB of working memory a thread
 _STRIP_BYTES = 1 << 26  # about 0.1 s of work: how long an interrupt waits

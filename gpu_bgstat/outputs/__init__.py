@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -27,19 +27,23 @@ OUTPUTS: dict[str, Callable[[Background], bytes]] = {
 }
 
 
-def save(background: Background, folder: Path) -> list[Path]:
+def save(background: Background, folder: Path, others: Mapping[str, bytes] | None = None) -> list[Path]:
     """Writes every output into `folder`, which is made if need be; the paths of the files.
+
+    others  more files, by name, that belong to the outputs
 
     Raises OutputError; the files of an earlier run are untouched then, and no new one is left behind.
     """
     with writable(folder):
-        drafts = {folder / name: folder / f".{name}.{os.getpid()}.part" for name in OUTPUTS}
+        others = others or {}
+        drafts = {folder / name: folder / f".{name}.{os.getpid()}.part" for name in (*OUTPUTS, *others)}
         for path in drafts:
             if path.is_dir():
                 raise OutputError(f"{path} is a folder, where a file must be written: give another folder with -o")
         try:
             for path, draft in drafts.items():
-                draft.write_bytes(OUTPUTS[path.name](background))
+                ready = others.get(path.name)
+                draft.write_bytes(OUTPUTS[path.name](background) if ready is None else ready)
             with _uninterrupted():
                 for path, draft in drafts.items():
                     draft.replace(path)

@@ -30,7 +30,8 @@ def preview(image: Image, side: int = 1280) -> Image:
         image = cv2.normalize(image, np.empty_like(image), 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
     scale = side / max(image.shape[:2])
     if scale < 1:
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        size = [max(1, round(length * scale)) for length in image.shape[1::-1]]  # a line stays one pixel thin
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return image
 
 

@@ -47,6 +47,8 @@ def open_source(given: SourceLike, depth: int | None = None) -> Source:
 
 def _open_text(text: str, depth: int | None) -> Source:
     text = text.removeprefix("file://")
+    if not text:
+        raise SourceError("the source has no name: give a path (is a shell variable empty?)")
     if text.startswith("camera:") or "://" in text:
         return CameraSource(text)
     path = Path(text)

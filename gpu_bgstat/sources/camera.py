@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import cv2
 
-from gpu_bgstat.errors import SourceError
+from gpu_bgstat.config import Config
+from gpu_bgstat.errors import ConfigError, SourceError
 from gpu_bgstat.frames import Frame, Plan
 from gpu_bgstat.sources.source import Source
 
@@ -22,17 +24,21 @@ class CameraSource(Source):
     """`camera:0` or a URL. A frame's time is when it arrived, since the first one."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(address)
+        super().__init__(_without_password(address))
         self._waiting = True  # a thread is inside the capture, which must not be released then
         self._capture = _interruptibly(lambda: _capture(address))
         self._waiting = False
         if not self._capture.isOpened():
-            raise SourceError(f"{address} cannot be opened: is it there, and free?")
+            raise SourceError(f"{self.name} cannot be opened: is it there, and free?")
         self.container = {
             "format": "live",
             "width": int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
             "height": int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
         }
+
+    def check(self, config: Config) -> None:
+        if config.duration is None and config.end is None:
+            raise ConfigError(f"{self.name} never ends by itself: say for how many seconds with duration (--duration)")
 
     def read(self, plan: Plan) -> Iterator[Frame]:
         self.begin()
@@ -64,6 +70,12 @@ class CameraSource(Source):
     def close(self) -> None:
         if not self._waiting:
             self._capture.release()
+
+
+def _without_password(address: str) -> str:
+    """rtsp://user:password@host/… without the part that must not stand in a report."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else address
 
 
 def _capture(address: str) -> cv2.VideoCapture:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
+from gpu_bgstat.config import Config
 from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
 
 
@@ -38,6 +39,9 @@ class Source(ABC):
         """Forgets what the last read met."""
         self.seen = self.damaged = 0
         self.warnings = []
+
+    def check(self, config: Config) -> None:  # noqa: B027 (most kinds take any)
+        """Raises ConfigError if these settings cannot be for this kind of input."""
 
     def close(self) -> None:  # noqa: B027 (most kinds hold nothing open)
         """Gives files and devices back."""

@@ -60,6 +60,11 @@ class TiffSource(Source):
                 codec = tifffile.COMPRESSION(series.keyframe.compression).name.lower()
         except _DAMAGE as error:
             raise SourceError(f"{path} is no TIFF that can be read ({error}): is it whole?") from error
+        if mixed := _other_axes(series):
+            raise SourceError(
+                f"{path} has axes {series.axes} of {series.shape}: {mixed} are no time points; "
+                "save one channel and one plane as a stack of its own"
+            )
         if len(self._pages) < 2 and (self._complaints or self._missing):
             reason = "".join(f" ({complaint})" for complaint in self._complaints[:1])
             raise SourceError(f"{path} is damaged, only {len(self._pages)} pages can be read{reason}: is it whole?")
@@ -163,6 +168,14 @@ def holds_stack(path: Path) -> bool:
         return False
     source.close()
     return source.timeline is not None and source.timeline.frames > 1
+
+
+def _other_axes(series: tifffile.TiffPageSeries) -> str:
+    """Names what else than time the pages run over, where they run over two things; a lone Z is often time."""
+    pages = {axis: length for axis, length in zip(series.axes, series.shape, strict=False) if axis not in "YXS"}
+    long = {axis: length for axis, length in pages.items() if length > 1}
+    names = {"C": "channels", "Z": "planes"}
+    return " and ".join(f"{length} {names[axis]}" for axis, length in long.items() if axis in names and len(long) > 1)
 
 
 def _kind(series: tifffile.TiffPageSeries) -> tuple[object, ...]:

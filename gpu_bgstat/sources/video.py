@@ -10,6 +10,7 @@ or one that does not increase, the time is that of the frame before plus 1 / fra
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -55,6 +56,7 @@ class VideoSource(Source):
                 "duration_s": container.duration / 1e6 if container.duration else None,
                 "frames_in_header": stream.frames or None,
             }
+            self._accompanied = len(container.streams) > 1
             self._hidden = 0  # packets that an edit list leaves out; the header's count includes them
             self.timeline = self._foretell(container)
             in_header = stream.frames - self._hidden
@@ -105,19 +107,21 @@ class VideoSource(Source):
 
     def read(self, plan: Plan) -> Iterator[Frame]:
         self.begin()
-        times: list[Fraction] = []  # exact, since a float that has added up is never equal to a timestamp
+        times = array("d")
+        last: Fraction | None = None  # exact, since a float that has added up is never equal to a timestamp
         with self._open() as container:
             container.streams.video[0].thread_type = "AUTO"
             for picture in self._pictures(container):
                 index = self.seen
-                times.append(self._time_s(picture, times))
-                time_s = float(times[-1])
+                last = self._time_s(picture, last)
+                time_s = float(last)
+                times.append(time_s)
                 if plan.over(index, time_s):
                     return
                 self.seen += 1
                 if plan.due(index, time_s):
                     yield Frame(index, time_s, self._pixels(picture))
-        self._correct(times)
+        self._correct(np.asarray(times))
 
     def _pictures(self, container: Any) -> Iterator[VideoFrame]:
         """All frames in order. Packets that cannot be decoded are counted and passed over."""
@@ -149,43 +153,56 @@ class VideoSource(Source):
                 f"{marked} frames were decoded with errors"
             )
 
-    def _time_s(self, picture: VideoFrame, times: list[Fraction]) -> Fraction:
-        if not times:
+    def _time_s(self, picture: VideoFrame, last: Fraction | None) -> Fraction:
+        if last is None:
             self._origin = picture.pts
             return Fraction(0)
         if picture.pts is not None and self._origin is not None and picture.time_base is not None:
             time_s = (picture.pts - self._origin) * picture.time_base
-            if time_s > times[-1]:
+            if time_s > last:
                 return time_s
-        return times[-1] + self._frame_s
+        return last + self._frame_s
 
-    def _correct(self, times: list[Fraction]) -> None:
+    def _correct(self, times_s: NDArray[np.float64]) -> None:
         """After a complete read: the true timeline, and a word if the file promised another."""
-        if not times:
+        count = len(times_s)
+        if not count:
             raise SourceError(f"{self._path}: not one frame could be decoded; is the file whole?")
-        if self._promised != len(times):
-            self.warnings.append(f"the file promises {self._promised} frames, and {len(times)} could be decoded")
-        elif self._ends_early(float(times[-1] + self._frame_s)):
+        self.timeline = Timeline(count, times_s)
+        if self._promised != count:
+            self.warnings.append(f"the file promises {self._promised} frames, and {count} could be decoded")
+        end_s = float(times_s[-1]) + float(self._frame_s)
+        if missing := self._missing_after(end_s):
             self.warnings.append(
-                f"the file promises {self.container['duration_s']:.1f} s, and the {len(times)} frames in it end "
-                f"after {float(times[-1]):.1f} s: is it whole?"
+                f"the file promises {self.container['duration_s']:.1f} s, and its {count} frames end after "
+                f"{end_s:.1f} s, as if {missing} more were missing: is it whole?"
             )
-        self.timeline = Timeline(len(times), np.asarray(times, np.float64))
-        if missing := _missing(np.diff(np.asarray(times, np.float64))):
-            self.warnings.append(f"the timestamps leave gaps, as if {missing} frames were missing")
+        if missing := _missing(np.diff(times_s)):
+            self.warnings.append(f"the timestamps leave gaps, as if frames were missing: {missing}")
         if self.container["format"] == "mpegts" and all(self._path.stat().st_size % size for size in _TS_PACKETS):
-            self.warnings.append(f"the file ends within a transport packet, after {len(times)} frames: is it whole?")
+            self.warnings.append(f"the file ends within a transport packet, after {count} frames: is it whole?")
 
-    def _ends_early(self, end_s: float) -> bool:
-        """Whether a tenth of the promised duration, or more, has no pictures; sound may last a little longer."""
-        promised_s = self.container["duration_s"]
-        return promised_s is not None and promised_s - end_s > max(1.0, promised_s / 10)
+    def _missing_after(self, end_s: float) -> int:
+        """How many frames would fill the promised duration; 0 for a difference that whole files have, too.
+
+        Sound may last longer than the pictures; without any, a few frames' time is all that headers are wrong by.
+        """
+        promised_s = self.container["duration_s"] or 0.0
+        tolerated_s = max(1.0, promised_s / 10) if self._accompanied else max(0.2, 3 * float(self._frame_s))
+        late_s = promised_s - end_s
+        return round(late_s / float(self._frame_s)) if self._frame_s and late_s > tolerated_s else 0
 
     def _pixels(self, picture: VideoFrame) -> Image:
         """BGR, 8 or 16 bit, turned upright."""
         deep = picture.format.components[0].bits > 8
         wide = deep or self._depth == 16
-        pixels: Image = picture.to_ndarray(format="bgr48le" if wide else "bgr24", interpolation=Interpolation.BICUBIC)
+        form = "bgr48le" if wide else "bgr24"
+        try:
+            pixels: Image = picture.to_ndarray(format=form, interpolation=Interpolation.BICUBIC)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise SourceError(
+                f"{self._path}: {picture.format.name} pixels cannot be read ({_reason(error)})"
+            ) from error
         if wide and self._depth == 8:
             pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
         quarters, rest = divmod(picture.rotation, 90)
