@@ -711,3 +711,36 @@ def test_ctrl_c_reaches_a_background_job(tmp_path: Path) -> None:
     child.interrupt()
     os.close(writing)
     assert tree(tmp_path) == {}
+
+
+def test_the_source_is_no_place_for_the_results(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((4, 4), np.uint8))
+    code, _, err = outcome(capfd, "estimate", tmp_path, "-o", tmp_path, "--every", "1")
+    assert code == 2 and "is the source" in err and len(list(tmp_path.iterdir())) == 3
+    assert "the source has no name" in outcome(capfd, "estimate", "", "-o", tmp_path / "out")[2]
+
+
+def test_a_password_is_told_to_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+    code, _, err = outcome(capfd, "estimate", "http://admin:s3cret@127.0.0.1:9/live", "--duration", "1")
+    assert code == 1 and "http://127.0.0.1:9/live cannot be opened" in err and "s3cret" not in err
+
+
+def test_a_demo_that_fails_leaves_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "truth.png").mkdir()
+    code, _, err = outcome(capfd, "demo", "--seconds", "2", "-o", tmp_path, "--quiet")
+    assert code == 1 and "truth.png is a folder" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["truth.png"]
+
+
+def test_json_is_utf_8_whatever_the_terminal(film: Path, tmp_path: Path) -> None:
+    path = tmp_path / "café.mp4"
+    path.write_bytes(film.read_bytes())
+    done = subprocess.run(
+        [*MODULE, "estimate", path, "--every", "9", "-o", tmp_path / "out", "--json", "--quiet"],
+        capture_output=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )
+    assert done.returncode == 0 and json.loads(done.stdout)["source"] == str(path)

@@ -151,3 +151,17 @@ def test_bad_json_is_one_line(text: str) -> None:
 
 def test_every_preset_is_valid() -> None:
     assert all(Config.preset(name) for name in PRESETS)
+
+
+@pytest.mark.parametrize(
+    "settings, word",
+    [
+        ({"start": "1:75"}, "must be seconds"),
+        ({"start": "1:60:00"}, "must be seconds"),
+        ({"roi": "0,0,10"}, "must be four numbers, X,Y,W,H"),
+        ({"threshold": 1e39}, "threshold=1e\\+39"),
+    ],
+)
+def test_values_that_look_right(settings: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        Config(**settings)

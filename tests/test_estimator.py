@@ -244,3 +244,30 @@ def test_a_fork_before_setup_is_safe() -> None:
         estimator.collect(np.full((64, 64), 8, np.uint8))
         os._exit(int((estimator.finalize().background != 4).any()))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("frame", [None, [[1, 2], [3, 4]], "frame"])
+def test_what_is_no_array_is_no_frame(frame: Any) -> None:
+    """None is what OpenCV's `read` gives at the end."""
+    with (
+        BackgroundEstimator(Config(every=1)) as estimator,
+        pytest.raises(FrameError, match="is no frame: give an array"),
+    ):
+        estimator.collect(frame)
+
+
+def test_a_closed_estimator_says_so() -> None:
+    frame = np.zeros((4, 4), np.uint8)
+    with BackgroundEstimator(Config(every=1)) as estimator:
+        estimator.collect(frame)
+    for use in (lambda: estimator.collect(frame), lambda: estimator.setup(FrameSpec.of(frame)), estimator.finalize):
+        with pytest.raises(BgstatError, match="was closed and its samples are gone"):
+            use()
+
+
+def test_a_spec_checks_itself() -> None:
+    spec = FrameSpec(4, 3, 3, np.uint8)  # type: ignore[arg-type]
+    assert spec.bytes == 36 and spec == FrameSpec.of(np.zeros((3, 4, 3), np.uint8))
+    for wrong in ((0, 4, 3, "u1"), (4, 4, 2, "u1"), (4, 4, 1, "f4")):
+        with pytest.raises(FrameError, match="a frame has sides of 1 pixel or more, 1 or 3 channels"):
+            FrameSpec(*wrong[:3], np.dtype(wrong[3]))

@@ -149,3 +149,11 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file is a file.*: give a folder"):
         made().save(tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 5000), (5, 5000, 1, 3)])
+def test_a_line_of_pixels_is_saved(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """The page's preview is smaller, and still at least one pixel thick."""
+    stack = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    estimate(stack, Config(every=1)).save(tmp_path)
+    assert (tmp_path / "report.html").stat().st_size > 1000

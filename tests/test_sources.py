@@ -831,3 +831,32 @@ def test_a_url_that_nobody_answers() -> None:
 def test_a_camera_has_a_number(address: str) -> None:
     with pytest.raises(SourceError, match="is no camera: give camera:0"):
         open_source(address)
+
+
+@pytest.mark.parametrize(
+    "axes, shape, told", [("TCYX", (5, 2, 8, 9), "2 channels"), ("TZYX", (5, 3, 8, 9), "3 planes")]
+)
+def test_a_tiff_of_more_than_time_is_refused(axes: str, shape: tuple[int, ...], told: str, tmp_path: Path) -> None:
+    """Channels and planes would be taken for moments, and their median for a background."""
+    path = tmp_path / "hyper.tif"
+    tifffile.imwrite(path, np.zeros(shape, np.uint8), imagej=True, metadata={"axes": axes})
+    with pytest.raises(SourceError, match=rf"axes {axes} .*: {told} are no time points"):
+        open_source(path)
+
+
+def test_a_tiff_of_planes_alone_may_be_time(tmp_path: Path) -> None:
+    path = tmp_path / "planes.tif"
+    tifffile.imwrite(path, np.zeros((5, 8, 9), np.uint8), imagej=True, metadata={"axes": "ZYX"})
+    with closing(open_source(path)) as source:
+        assert source.timeline is not None and source.timeline.frames == 5
+
+
+def test_a_film_that_lost_its_end_says_how_much(films: dict[str, Path], tmp_path: Path) -> None:
+    """Less than a tenth; there is no sound that could last longer than the pictures."""
+    path = tmp_path / "cut.mkv"
+    data = films["mkv"].read_bytes()
+    path.write_bytes(data[: len(data) * 92 // 100])
+    run = estimate(path, Config(every=1)).run
+    assert run.frames_seen < 120
+    told = " ".join(run.warnings)
+    assert f"as if {120 - run.frames_seen} more were missing" in told or str(run.frames_seen) in told
