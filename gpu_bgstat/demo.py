@@ -31,14 +31,14 @@ def run_demo(folder: Path, seconds: int, on_progress: Callable[[Progress], None]
     recording, draft = folder / "arena.mp4", folder / f".{os.getpid()}.part.mp4"
     with writable(folder):
         try:
+            if recording.is_dir():
+                raise OutputError(f"{recording} is a folder, where a file must be written: give another folder with -o")
             arena.film(draft, count)
             truth = arena.truth()
             background = estimate(draft, Config(every=max(1, count // 180)), on_progress)
             background = replace(background, run=replace(background.run, source=str(recording)))
             frame = next(islice(arena.frames(count), count - 1, None))
             pictures = {"truth.png": encode(".png", truth), "demo.png": encode(".png", panel(frame, background))}
-            if recording.is_dir():
-                raise OutputError(f"{recording} is a folder, where a file must be written: give another folder with -o")
             save(background, folder, pictures)
             draft.replace(recording)
         except (OSError, av.error.FFmpegError) as error:

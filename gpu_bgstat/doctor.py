@@ -17,8 +17,7 @@ _RATE_BYTES = 1 << 28
 
 def examine(device: str) -> Iterator[Finding]:
     """Looks at everything in turn; `device` as in Config. What cannot be looked at is a finding, too."""
-    found = list(pieces())
-    yield from found
+    yield from pieces()
     try:
         gpus = chosen("gpu:all" if device == "auto" else device)
     except DeviceError as error:

@@ -16,7 +16,7 @@ from gpu_bgstat.backends.devices import read_devices
 from gpu_bgstat.backends.gpu import GpuStore
 from gpu_bgstat.backends.kernels import Kernels, compiling
 from gpu_bgstat.backends.lanes import Engine
-from gpu_bgstat.backends.placement import LINE_BYTES, placements
+from gpu_bgstat.backends.placement import LINE_BYTES, placements, whole_lines
 from gpu_bgstat.backends.plain import Plain
 from gpu_bgstat.errors import DeviceError
 from gpu_bgstat.frames import FrameSpec
@@ -105,7 +105,7 @@ def bench(device: int, block: NDArray[Any], most_ranks: int = 8) -> Iterator[Ben
     """Uploads a block (T, V) uint8 or uint16; its device is the current one inside."""
     cp = cupy()
     count, values = block.shape
-    pitch = -(-values * block.itemsize // LINE_BYTES) * LINE_BYTES
+    pitch = whole_lines(values * block.itemsize)
     sizes = count * pitch, 4 * most_ranks, values * (4 + most_ranks * block.itemsize) + LINE_BYTES
     with cuda_errors(f"gpu:{device}, checking"), cp.cuda.Device(device), ExitStack() as stack:
         ring, ranks, results = (stack.enter_context(closing(Block(size, device))) for size in sizes)

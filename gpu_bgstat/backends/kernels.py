@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpu_bgstat.backends.cuda import INSTALL, cuda_errors, cupy
+from gpu_bgstat.config import MAX_SAMPLES_LIMIT
 from gpu_bgstat.errors import DeviceError
 
 _MOST_SHARED_BYTES = 97  # cudaDevAttrMaxSharedMemoryPerBlockOptin
@@ -102,7 +103,7 @@ class Kernels:
         name, self._values, self._threads, self._shared = (
             ("statistics_u16", 64, 512, 32768) if wide else ("statistics_u8", 128, 1024, 65536)
         )
-        self.most_ranks = 8 if wide else 65535  # a launch
+        self.most_ranks = 8 if wide else MAX_SAMPLES_LIMIT  # a launch
         self._kernel = load(name, device, self._shared)
 
     def launch(
@@ -121,7 +122,7 @@ class Kernels:
         """
         (address, pitch), (count, values), (ranks_at, wanted) = samples, shape, ranks
         lines = all(number % 128 == 0 for number in samples) and pitch >= values * self._itemsize
-        if not lines or not 1 <= count <= 65535 or values < 1:
+        if not lines or not 1 <= count <= MAX_SAMPLES_LIMIT or values < 1:
             raise ValueError(f"samples at {address:#x}, pitch {pitch}, shape {shape}: not what the kernel takes")
         if len(wanted) > self.most_ranks or any(not 0 <= rank < count for rank in wanted):
             raise ValueError(f"ranks {list(wanted)} of {count} samples: give at most {self.most_ranks} below that")

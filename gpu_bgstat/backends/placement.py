@@ -58,7 +58,7 @@ class Share:
     @property
     def pitch_bytes(self) -> int:
         """From one sample to the next."""
-        return _lines(self.values * self.itemsize)
+        return whole_lines(self.values * self.itemsize)
 
     @property
     def ring_bytes(self) -> int:
@@ -147,11 +147,12 @@ def _shares(spec: FrameSpec, slots: int, usable: Sequence[tuple[int, int]], slab
         if slab_part:
             slab_bytes = min(room // slab_part, _MOST_SLAB_BYTES) // LANES
             most = min(most, values // slab_part, slab_bytes // (slots * itemsize))
-        chunk = max(1, most // LINE_BYTES) * LINE_BYTES if most < values else _lines(values)
+        chunk = max(1, most // LINE_BYTES) * LINE_BYTES if most < values else whole_lines(values)
         if values:
             shares.append(Share(device, range(start, end), values, itemsize, slots, not slab_part, chunk))
     return tuple(shares)
 
 
-def _lines(size: int) -> int:
+def whole_lines(size: int) -> int:
+    """`size`, rounded up to whole lines."""
     return math.ceil(size / LINE_BYTES) * LINE_BYTES

@@ -15,6 +15,7 @@ import numpy as np
 from gpu_bgstat.backends.cuda import cuda_errors, cupy
 from gpu_bgstat.backends.kernels import compiling
 from gpu_bgstat.backends.moments import beside_middle, near_middle
+from gpu_bgstat.config import MAX_SAMPLES_LIMIT
 
 _TILE_BYTES = 1 << 24  # of samples; eight times as much while they are squared
 
@@ -22,7 +23,7 @@ _TILE_BYTES = 1 << 24  # of samples; eight times as much while they are squared
 class Plain:
     """Reduces samples of one type on one device with CuPy alone. Same calls as `Kernels`."""
 
-    most_ranks = 65535
+    most_ranks = MAX_SAMPLES_LIMIT
 
     def __init__(self, device: int, dtype: np.dtype[Any]) -> None:
         """Raises KernelError where CuPy cannot compile its own operations either."""

@@ -24,8 +24,6 @@ from gpu_bgstat.backends.moments import Samples, Singles, exact_variance, moment
 from gpu_bgstat.backends.order import order_statistics
 from gpu_bgstat.config import MAX_SAMPLES_LIMIT
 
-MAX_SAMPLES = MAX_SAMPLES_LIMIT  # keeps T * sum(x**2) below 2**64 and counts within uint16
-
 _STRIP_VALUES = 3 << 14  # 7 MB of working memory a thread
 _STRIP_BYTES = 1 << 26  # about 0.1 s of work: how long an interrupt waits
 
@@ -63,8 +61,8 @@ def _check(block: Samples, ranks: Sequence[int]) -> None:
     if block.ndim != 2 or block.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"block is {block.dtype} {block.shape}: give (T, V) uint8 or uint16")
     count, values = block.shape
-    if not 1 <= count <= MAX_SAMPLES or values < 1:
-        raise ValueError(f"block is {count} samples of {values} values: give 1 to {MAX_SAMPLES} of 1 or more")
+    if not 1 <= count <= MAX_SAMPLES_LIMIT or values < 1:
+        raise ValueError(f"block is {count} samples of {values} values: give 1 to {MAX_SAMPLES_LIMIT} of 1 or more")
     if (values > 1 and block.strides[1] != block.itemsize) or block.strides[0] < values * block.itemsize:
         raise ValueError(f"block has strides {block.strides}: give rows that are contiguous and in order")
     if any(not 0 <= rank < count for rank in ranks):
