@@ -46,6 +46,8 @@ def _setting_options(command: Command) -> Command:
         click.option("--every", type=int, metavar="N", help=_help("every")),
         click.option("--max-samples", type=int, metavar="T", help=_help("max_samples")),
         click.option("--keep", type=click.Choice(["recent", "spread"]), help=_help("keep")),
+        click.option("--snap", type=click.Choice(["keyframe"]), help=_help("snap")),
+        click.option("--fast", is_flag=True, help="--snap keyframe with --keep spread: one decoded frame a sample"),
         click.option("--start", metavar="PLACE", help=_help("start")),
         click.option("--end", metavar="PLACE", help=_help("end")),
         click.option("--duration", type=float, metavar="SECONDS", help=_help("duration")),
@@ -54,6 +56,7 @@ def _setting_options(command: Command) -> Command:
         click.option("--threshold", type=float, help=_help("threshold")),
         click.option("--fill", type=click.Choice(["median", "global"]), help=_help("fill")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
+        click.option("--decoders", type=int, metavar="N", help=_help("decoders")),
         click.option("--device", metavar="DEVICE", help=_help("device")),
         click.option("--preset", type=click.Choice(list(PRESETS)), default="default", help="where to begin"),
         click.option("--size", metavar="WxH", help="pixels: the size of raw frames on standard input"),
@@ -67,6 +70,8 @@ def _setting_options(command: Command) -> Command:
 def _config(preset: str, settings: dict[str, Any]) -> Config:
     """The preset with the options that were given; a bad value is wrong usage."""
     given = {name: value for name, value in settings.items() if value is not None}
+    if given.pop("fast"):
+        given = {"snap": "keyframe", "keep": "spread", **given}
     if "depth" in given:
         given["depth"] = int(given["depth"])
     try:

@@ -88,6 +88,9 @@ class Config(BaseModel):
     keep: Literal["recent", "spread"] = Field(
         "spread", description="which samples stay when there are more: the newest, or evenly spread ones"
     )
+    snap: Literal["keyframe"] | None = Field(
+        None, description="keyframe: each sample moves to the nearest keyframe, which is decoded by itself"
+    )
     threshold: float = Field(
         4.0,
         ge=0,
@@ -114,6 +117,12 @@ class Config(BaseModel):
     )
     duration: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="seconds from the start of the range; live sources need it"
+    )
+    decoders: Annotated[int, BeforeValidator(_whole)] | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="how many decoders work beside each other; default: one a core, as memory allows",
     )
     device: Annotated[str, BeforeValidator(_device)] = Field(
         "auto",

@@ -26,6 +26,7 @@ class Forecast:
     sample_spec: str | None
     sample_bytes: int | None  # of the full ring
     free_bytes: int | None
+    way: str | None  # to the samples
     device: str
     samples_lie: str | None  # where on the device
 
@@ -47,6 +48,8 @@ class Forecast:
             memory = f"{self.sample_bytes / 1e6:.1f} MB of samples ({self.sample_spec}){free}"
         frames = "unknown" if self.frames is None else str(self.frames)
         rows = {"source": self.source, "frames": frames, "samples": samples, "memory": memory, "device": self.device}
+        if self.way is not None:
+            rows["decoding"] = self.way
         if self.samples_lie is not None:
             rows["place"] = self.samples_lie
         return "\n".join(f"{name:8} {text}" for name, text in rows.items())
@@ -55,7 +58,7 @@ class Forecast:
 def forecast(source: SourceLike, config: Config) -> Forecast:
     """The plan for this source; raises what `estimate` would raise before its first frame."""
     backend = backends.select(config.device)
-    with closing(open_source(source, config.depth)) as recording:
+    with closing(open_source(source, config)) as recording:
         recording.check(config)
         timeline = recording.timeline
         plan = schedule.plan(timeline, config)
@@ -74,6 +77,7 @@ def forecast(source: SourceLike, config: Config) -> Forecast:
             sample_spec=str(spec) if spec else None,
             sample_bytes=slots * spec.bytes if spec else None,
             free_bytes=backend.free_bytes(),
+            way=recording.way(plan),
             device=backend.why,
             samples_lie=backend.forecast(max(1, slots), spec) if spec else None,
         )

@@ -83,6 +83,7 @@ class Timeline:
 
     frames: int
     times_s: NDArray[np.float64] | None = None
+    keyframes: NDArray[np.int64] | None = None  # numbers of the frames that need no other one; None: all of them
 
 
 class Plan(Protocol):
@@ -91,6 +92,10 @@ class Plan(Protocol):
     @property
     def indices(self) -> Sequence[int] | None:
         """All of them in order, or None where only asking frame by frame can tell."""
+
+    @property
+    def any_order(self) -> bool:
+        """Whether frames may come in another order than that of their indices."""
 
     def due(self, index: int, time_s: float | None) -> bool:
         """Whether this frame is a sample; asked once for each frame, in order."""
@@ -120,6 +125,7 @@ class Run:
     resized: int = 0
     sample_bytes: int = 0
     warnings: tuple[str, ...] = ()
+    decoding: dict[str, Any] = field(default_factory=dict)  # which way the frames were got, and why
     timings_s: dict[str, float] = field(default_factory=dict)  # stage -> seconds
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -9,11 +10,15 @@ from dataclasses import dataclass, replace
 
 from gpu_bgstat import schedule
 from gpu_bgstat.config import Config
+from gpu_bgstat.errors import SourceError
 from gpu_bgstat.estimator import BackgroundEstimator
 from gpu_bgstat.frames import Background, Run
 from gpu_bgstat.schedule import Planned, Running
 from gpu_bgstat.sources import SourceLike, open_source
-from gpu_bgstat.sources.source import Source
+from gpu_bgstat.sources.source import ReadAgainError, Source
+
+_MOST_READINGS = 20  # each tells what the one before could not know; a source gives up planning long before
+_LOG = logging.getLogger("gpu_bgstat")
 
 
 @dataclass(frozen=True)
@@ -35,22 +40,29 @@ def estimate(
     """
     config = config or Config()
     clock = _Clock()
-    with closing(open_source(source, config.depth)) as recording:
+    with closing(open_source(source, config)) as recording:
         recording.check(config)
         plan = schedule.plan(recording.timeline, config)
         clock.lap("open")
         notes: list[str] = []
-        while True:
+        for readings_left in reversed(range(_MOST_READINGS)):
             with BackgroundEstimator(config, plan=plan) as estimator:
-                estimator.warnings.extend(notes)
-                _collect(recording, plan, estimator, on_progress)
-                clock.lap("read")
+                estimator.warnings.extend([*notes, *plan.notes])
+                try:
+                    _collect(recording, plan, estimator, on_progress)
+                except ReadAgainError as news:
+                    _LOG.info("%s", news)
+                    plan = schedule.plan(recording.timeline, config)
+                    continue
+                finally:
+                    clock.lap("read")
                 corrected = schedule.plan(recording.timeline, config)
-                if corrected.indices == plan.indices:
+                if corrected.indices == plan.indices or not readings_left:
                     background = estimator.finalize()
                     return replace(background, run=_account(background.run, recording, clock))
-            plan = corrected  # a complete read has corrected the timeline: the second reading is the last
-            notes = ["the file promised another length than it has, so it was read twice to choose the samples"]
+            plan = corrected  # what was read has corrected the timeline
+            notes = ["the file promised another length than it has, so it was read again to choose the samples"]
+    raise SourceError(f"{recording.name} is otherwise at each reading: start again when it is finished")
 
 
 def _collect(
@@ -77,6 +89,7 @@ def _account(run: Run, recording: Source, clock: _Clock) -> Run:
         frames_seen=recording.seen,
         damaged=recording.damaged,
         warnings=(*recording.warnings, *run.warnings),
+        decoding=recording.decoding,
         timings_s={**laps, "total": clock.total()},
     )
 

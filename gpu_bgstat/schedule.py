@@ -14,6 +14,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gpu_bgstat.config import Config, frame_number
 from gpu_bgstat.errors import ConfigError
 from gpu_bgstat.frames import Timeline
@@ -32,8 +35,12 @@ def spread(total: int, limit: int) -> list[int]:
 class Planned:
     """A plan made before reading: the samples are known one by one."""
 
-    def __init__(self, indices: Sequence[int], stop: int) -> None:
+    def __init__(
+        self, indices: Sequence[int], stop: int, *, any_order: bool = False, notes: Sequence[str] = ()
+    ) -> None:
         self.indices = tuple(indices)
+        self.any_order = any_order  # the ring has a slot for each sample, and does not care which comes first
+        self.notes = tuple(notes)  # what the user should be told of the choice
         self.stop = stop  # reading goes on to here, to learn whether the recording is as long as foretold
         self._next = 0
 
@@ -50,6 +57,8 @@ class Running:
     """A plan for a recording of unknown length: each frame is judged as it comes."""
 
     indices: None = None
+    any_order = False  # `recent` drops the oldest, and thinning goes by what was seen
+    notes: tuple[str, ...] = ()
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -95,8 +104,42 @@ def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
     first, stop = _range(timeline, config)
     candidates = range(first + config.every - 1, stop, config.every)
     if config.keep == "recent":
-        return Planned(candidates[-config.max_samples :], stop)
-    return Planned([candidates[k] for k in spread(len(candidates), config.max_samples)], stop)
+        samples = list(candidates[-config.max_samples :])
+    else:
+        samples = [candidates[k] for k in spread(len(candidates), config.max_samples)]
+    if config.snap is None or timeline.keyframes is None:
+        return Planned(samples, stop, any_order=True)
+    keyframes = timeline.keyframes[
+        np.searchsorted(timeline.keyframes, first) : np.searchsorted(timeline.keyframes, stop)
+    ]
+    return Planned(snapped(samples, keyframes), stop, any_order=True, notes=_few(samples, keyframes))
+
+
+def snapped(samples: Sequence[int], keyframes: NDArray[np.int64]) -> list[int]:
+    """Each sample moved to a keyframe near it, no two to the same one; both in increasing order, as is the result.
+
+    samples    ...x....x....x     A sample takes the nearest keyframe behind the one before it, unless those that are
+    keyframes  .k.k......k.k.k    left would no longer do for the samples that follow. If there are fewer keyframes
+    snapped    ...x......x...x    than samples, the keyframes are the samples.
+    """
+    if len(keyframes) <= len(samples):
+        return [int(keyframe) for keyframe in keyframes]
+    behind = np.searchsorted(keyframes, samples)
+    taken: list[int] = []
+    for number, (sample, right) in enumerate(zip(samples, behind, strict=True)):
+        left = max(0, int(right) - 1)
+        right = min(int(right), len(keyframes) - 1)  # noqa: PLW2901
+        nearest = left if sample - keyframes[left] <= keyframes[right] - sample else right
+        least = taken[-1] + 1 if taken else 0
+        taken.append(min(max(nearest, least), len(keyframes) - len(samples) + number))
+    return [int(keyframes[place]) for place in taken]
+
+
+def _few(samples: Sequence[int], keyframes: NDArray[np.int64]) -> list[str]:
+    """What to say where there are fewer keyframes than samples."""
+    if len(keyframes) >= len(samples):
+        return []
+    return [f"the range has {len(keyframes)} keyframes for {len(samples)} samples: only they are taken (snap=keyframe)"]
 
 
 def _range(timeline: Timeline, config: Config) -> tuple[int, int]:

@@ -31,6 +31,7 @@ from gpu_bgstat.sources import open_source
 from gpu_bgstat.sources.pipe import PipeSource
 from gpu_bgstat.sources.source import Source
 from gpu_bgstat.sources.video import VideoSource
+from gpu_bgstat.sources.video_file import LocalFile
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # damage is expected here; OpenCV reads this once
 
@@ -157,7 +158,7 @@ def test_video_equals_a_plain_decode_and_opencv(name: str) -> None:
     large = path.stat().st_size > LARGE_BYTES
     count = min(FRAMES[name], LIMIT) if large else FRAMES[name]
     wanted = range(0, count, 17 if large else 1)
-    source = VideoSource(path)
+    source = VideoSource(LocalFile(path))
     met = 0
     plain = ((index, *frame) for index, frame in enumerate(plain_decode(path)) if index in wanted)
     opencv = (frame for index, frame in enumerate(opencv_decode(path)) if index in wanted)
@@ -181,7 +182,7 @@ def test_video_equals_a_plain_decode_and_opencv(name: str) -> None:
 )
 def test_video_is_as_long_as_foretold(name: str) -> None:
     """The packets tell the number of frames, and increasing times, before any decoding."""
-    timeline = VideoSource(recording(name)).timeline
+    timeline = VideoSource(LocalFile(recording(name))).timeline
     assert timeline is not None and timeline.frames == FRAMES[name]
     assert timeline.times_s is not None and len(timeline.times_s) == FRAMES[name]
     assert timeline.times_s[0] == 0 and (np.diff(timeline.times_s) >= 0).all()
@@ -192,7 +193,7 @@ def test_video_is_as_long_as_foretold(name: str) -> None:
     "name", ["codec/exo_roadtrip-vp92-10bit.webm", "codec/lrs_escalator.avi", "codec/opencv_tree.avi"]
 )
 def test_a_header_that_lies_is_corrected_and_told(name: str) -> None:
-    source = VideoSource(recording(name))
+    source = VideoSource(LocalFile(recording(name)))
     frames = list(source.read(everything(source.timeline.frames if source.timeline else 0)))
     assert source.seen == len(frames) == FRAMES[name]
     assert source.timeline is not None and source.timeline.frames == FRAMES[name]
@@ -203,7 +204,7 @@ def test_a_header_that_lies_is_corrected_and_told(name: str) -> None:
 def test_a_sound_file_is_not_warned_about() -> None:
     """An edit list hides a packet, sound outlasts the pictures, a rate is bogus: none of it is damage."""
     for name in ("exo_sample_sef_slow_motion.mp4", "exo_sample.mkv", "exo_sample.flv", "moviepy_no_duration.webm"):
-        source = VideoSource(recording(f"codec/{name}"))
+        source = VideoSource(LocalFile(recording(f"codec/{name}")))
         assert frames_of(source, everything(10_000))
         assert source.warnings == [], name
 
@@ -213,7 +214,7 @@ def test_a_sound_file_is_not_warned_about() -> None:
 def test_ten_bit_video_at_16_and_at_8(name: str) -> None:
     """At 16 bits it is swscale's; at 8 it is that divided by 257 and rounded, exactly."""
     path = recording(name)
-    deep, flat = VideoSource(path, 16), VideoSource(path, 8)
+    deep, flat = VideoSource(LocalFile(path), Config(depth=16)), VideoSource(LocalFile(path), Config(depth=8))
     assert deep.spec is not None and deep.spec.dtype == np.uint16
     plan = everything(FRAMES[name])
     met = 0
@@ -229,7 +230,7 @@ def test_ten_bit_video_at_16_and_at_8(name: str) -> None:
 
 
 def test_eight_bit_video_at_16_bits_uses_the_whole_range(film: Path) -> None:
-    frames = frames_of(open_source(film, 16), everything(5))
+    frames = frames_of(open_source(film, Config(depth=16)), everything(5))
     assert same((frame.pixels for frame in frames), (pixels for _, pixels in islice(plain_decode(film, "bgr48le"), 5)))
     assert max(frame.pixels.max() for frame in frames) > 40_000
 
@@ -238,7 +239,7 @@ def test_eight_bit_video_at_16_bits_uses_the_whole_range(film: Path) -> None:
 @pytest.mark.parametrize(("degrees", "size"), [(0, (568, 320)), (90, (320, 568)), (180, (568, 320)), (270, (320, 568))])
 def test_rotation_is_applied_as_players_do(degrees: int, size: tuple[int, int]) -> None:
     """Pixels against OpenCV in the test above; here the size that the plan and the region of interest go by."""
-    source = VideoSource(recording(f"codec/decord_video_{degrees}.mov"))
+    source = VideoSource(LocalFile(recording(f"codec/decord_video_{degrees}.mov")))
     first = next(iter(source.read(everything(1))))
     assert (first.pixels.shape[1], first.pixels.shape[0]) == size
     assert source.spec is not None and (source.spec.width, source.spec.height) == size
@@ -251,7 +252,7 @@ def test_damage_in_the_middle_of_a_recording_is_passed_over() -> None:
     whole: list[Image] = []
     with pytest.raises(av.error.FFmpegError):
         whole.extend(pixels for _, pixels in plain_decode(path))
-    source = VideoSource(path)
+    source = VideoSource(LocalFile(path))
     frames = frames_of(source, everything(100))
     assert len(frames) == source.seen == 49
     assert source.damaged >= 1

@@ -33,6 +33,7 @@ def report(background: Background) -> dict[str, Any]:
         },
         "stable_share": float(background.stable.mean()),
         "sample_bytes": run.sample_bytes,
+        "decoding": run.decoding,
         "device": run.device,
         "warnings": list(run.warnings),
         "timings_s": {stage: round(seconds, 4) for stage, seconds in run.timings_s.items()},

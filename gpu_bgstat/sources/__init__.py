@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 from natsort import natsorted
 
+from gpu_bgstat.config import Config
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Image
 from gpu_bgstat.sources import images
@@ -22,14 +23,15 @@ from gpu_bgstat.sources.joined import JoinedSource
 from gpu_bgstat.sources.source import Source
 from gpu_bgstat.sources.tiff import TiffSource, holds_stack
 from gpu_bgstat.sources.video import VideoSource
+from gpu_bgstat.sources.video_file import LocalFile
 
 SourceLike = Source | str | Path | Sequence[str] | Sequence[Path] | Image | Iterable[Image]
 
 
-def open_source(given: SourceLike, depth: int | None = None) -> Source:
+def open_source(given: SourceLike, config: Config | None = None) -> Source:
     """The source behind a path, a glob, `camera:0`, a URL, a list of paths, an array, or an iterable of frames.
 
-    depth  bits a sample for video: 8 or 16; other kinds keep their own
+    config  what is wanted of video: bits a sample, grey, and how to decode it; other kinds do not ask
     Raises SourceError if it cannot be opened or holds no frames.
     """
     if isinstance(given, Source):
@@ -37,15 +39,15 @@ def open_source(given: SourceLike, depth: int | None = None) -> Source:
     if isinstance(given, np.ndarray):
         return StackSource(given)
     if isinstance(given, str | Path):
-        return _open_text(str(given), depth)
+        return _open_text(str(given), config)
     if not isinstance(given, Iterable):
         raise SourceError(f"{type(given).__name__} is no source: give a path, an array, or frames")
     if isinstance(given, Sequence) and given and all(isinstance(part, str | Path) for part in given):
-        return _open_many([str(part) for part in given], depth)
+        return _open_many([str(part) for part in given], config)
     return IterableSource(cast("Iterable[Image]", given))
 
 
-def _open_text(text: str, depth: int | None) -> Source:
+def _open_text(text: str, config: Config | None) -> Source:
     text = text.removeprefix("file://")
     if not text:
         raise SourceError("the source has no name: give a path (is a shell variable empty?)")
@@ -56,18 +58,18 @@ def _open_text(text: str, depth: int | None) -> Source:
         matches: list[str] = natsorted(glob.glob(text, recursive=True))
         if not matches:
             raise SourceError(f"no file matches {text}")
-        return _open_many(matches, depth, text)
-    return _open_path(path, depth)
+        return _open_many(matches, config, text)
+    return _open_path(path, config)
 
 
-def _open_many(texts: Sequence[str], depth: int | None, name: str | None = None) -> Source:
+def _open_many(texts: Sequence[str], config: Config | None, name: str | None = None) -> Source:
     """Single images become one sequence; anything else is joined in order."""
     paths = [Path(text) for text in texts]
     for path in paths:
         _check(path)
     if len(paths) > 1 and all(path.suffix.lower() in images.SUFFIXES for path in paths):
         return _open_images(name or f"{paths[0]} … {paths[-1]}", paths)
-    return _join(paths, depth)
+    return _join(paths, config)
 
 
 def _open_images(name: str, paths: Sequence[Path]) -> Source:
@@ -77,11 +79,11 @@ def _open_images(name: str, paths: Sequence[Path]) -> Source:
     return ImageSource(name, paths)
 
 
-def _join(paths: Sequence[Path], depth: int | None) -> Source:
+def _join(paths: Sequence[Path], config: Config | None) -> Source:
     with ExitStack() as opened:  # if one cannot be opened, the others are closed
         parts = []
         for path in paths:
-            parts.append(_open_path(path, depth))
+            parts.append(_open_path(path, config))
             opened.callback(parts[-1].close)
         opened.pop_all()
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
@@ -96,7 +98,7 @@ def _check(path: Path) -> None:
         raise SourceError(f"{path} cannot be opened ({getattr(error, 'strerror', error)}): check the name") from error
 
 
-def _open_path(path: Path, depth: int | None) -> Source:
+def _open_path(path: Path, config: Config | None) -> Source:
     _check(path)
     if path.is_dir():
         return _open_images(str(path), images.in_folder(path))
@@ -109,7 +111,7 @@ def _open_path(path: Path, depth: int | None) -> Source:
         return _BY_SUFFIX[suffix](path)
     if suffix in images.SUFFIXES:
         return ImageSource(str(path), [path])
-    return VideoSource(path, depth)
+    return VideoSource(LocalFile(path), config)
 
 
 _BY_SUFFIX: dict[str, Callable[[Path], Source]] = {

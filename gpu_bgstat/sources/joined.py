@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpu_bgstat.frames import Frame, Plan, Timeline
-from gpu_bgstat.sources.source import Source
+from gpu_bgstat.sources.source import ReadAgainError, Source
 
 
 class _Shifted:
@@ -18,6 +19,7 @@ class _Shifted:
         self._frames = frames
         self._seconds = seconds
         indices = plan.indices
+        self.any_order = plan.any_order
         self.indices = None if indices is None else [index - frames for index in indices if index >= frames]
 
     def time_s(self, time_s: float | None) -> float | None:
@@ -46,14 +48,15 @@ class JoinedSource(Source):
             return None
         known = [timeline for timeline in timelines if timeline is not None]
         frames = sum(timeline.frames for timeline in known)
+        keyframes = _keyframes(known)
         times = []
         begin: float | None = 0.0
         for timeline in known:
             if timeline.times_s is None or begin is None:
-                return Timeline(frames)
+                return Timeline(frames, None, keyframes)
             times.append(timeline.times_s + begin)
             begin = _end(timeline, begin)
-        return Timeline(frames, np.concatenate(times))
+        return Timeline(frames, np.concatenate(times), keyframes)
 
     def read(self, plan: Plan) -> Iterator[Frame]:
         self.begin()
@@ -61,9 +64,13 @@ class JoinedSource(Source):
         begin: float | None = 0.0
         for part in self._parts:
             shifted = _Shifted(plan, frames, begin)
-            for frame in part.read(shifted):
-                self._gather()
-                yield Frame(frame.index + frames, shifted.time_s(frame.time_s), frame.pixels)
+            try:
+                for frame in part.read(shifted):
+                    self._gather()
+                    yield Frame(frame.index + frames, shifted.time_s(frame.time_s), frame.pixels)
+            except ReadAgainError:
+                self.timeline = self._whole()
+                raise
             self._gather()
             frames += part.seen
             if part.timeline is None or part.seen < part.timeline.frames:
@@ -74,6 +81,7 @@ class JoinedSource(Source):
     def _gather(self) -> None:
         self.seen = sum(part.seen for part in self._parts)
         self.damaged = sum(part.damaged for part in self._parts)
+        self.decoding = {"parts": [part.decoding for part in self._parts]}
         self.warnings = [f"{part.name}: {warning}" for part in self._parts for warning in part.warnings]
 
     def begin(self) -> None:
@@ -84,6 +92,18 @@ class JoinedSource(Source):
     def close(self) -> None:
         for part in self._parts:
             part.close()
+
+
+def _keyframes(timelines: Sequence[Timeline]) -> NDArray[np.int64] | None:
+    """Numbered through; None if all frames of all parts are keyframes."""
+    if all(timeline.keyframes is None for timeline in timelines):
+        return None
+    begins = np.cumsum([0, *(timeline.frames for timeline in timelines)])
+    parts = [
+        begin + (np.arange(timeline.frames) if timeline.keyframes is None else timeline.keyframes)
+        for begin, timeline in zip(begins, timelines, strict=False)
+    ]
+    return np.concatenate(parts)
 
 
 def _end(timeline: Timeline, begin: float) -> float | None:

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpu_bgstat.config import Config
+from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
+
+
+class ReadAgainError(SourceError):
+    """The recording is otherwise than it seemed: frames read so far must be dropped, and `read` called once more."""
 
 
 class Source(ABC):
@@ -26,14 +31,20 @@ class Source(ABC):
         self.seen = 0  # frames met by the current or last read
         self.damaged = 0  # frames or packets among them that could not be decoded whole
         self.warnings: list[str] = []
+        self.decoding: dict[str, Any] = {}  # how the last read went about it, for the report
 
     @abstractmethod
     def read(self, plan: Plan) -> Iterator[Frame]:
-        """The frames that are due, in order; may be called again, and starts anew then if the input allows it.
+        """The frames that are due; may be called again, and starts anew then if the input allows it.
 
-        A frame's pixels are the receiver's to keep. Raises SourceError when the recording cannot be read at all;
-        damage in the middle is counted and told in `warnings`.
+        In order, unless `plan.any_order`. A frame's pixels are the receiver's to keep; their rows may be padded.
+        Raises SourceError when the recording cannot be read at all, and ReadAgainError; damage in the middle is counted
+        and told in `warnings`.
         """
+
+    def way(self, plan: Plan) -> str | None:
+        """How these frames would be read, in a few words; None where there is nothing to choose."""
+        return None
 
     def begin(self) -> None:
         """Forgets what the last read met."""

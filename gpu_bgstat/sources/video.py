@@ -1,115 +1,250 @@
-"""Video files, through FFmpeg (PyAV). Sequential decoding; only frames that are due are converted to pixels.
+"""Video files, through FFmpeg (PyAV). Only what the samples need is decoded, wherever that is exact.
 
-The pixels are those of OpenCV 5's `cv2.VideoCapture.read`, bit for bit (swscale, bicubic, rotated by the display
-matrix), so that a tracker that reads with OpenCV can subtract the background. One exception: video of more than 8
-bits is converted at 16 bits and then rounded, up to 3 levels nearer to the truth than swscale's direct way.
+    planned      from an index of the packets: stretches from a keyframe to the last sample that needs it, on all cores
+    sequential   every frame from the beginning, where the index cannot be trusted
 
-A frame's time is its presentation timestamp, counted from the first frame's. Where a container has no timestamp,
-or one that does not increase, the time is that of the frame before plus 1 / frame rate.
+Both give the same frames, numbers and times. A frame's time is its presentation timestamp, counted from the first
+frame's. Where a container has no timestamp, or one that does not increase, the time is that of the frame before plus
+1 / frame rate. Frames that damage has destroyed are not counted, as in a sequential decode.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from array import array
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-import av
 import av.error
-import cv2
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
+from gpu_bgstat.config import Config
 from gpu_bgstat.errors import SourceError
-from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline
-from gpu_bgstat.sources.source import Source
+from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
+from gpu_bgstat.sources import packets
+from gpu_bgstat.sources.completeness import Promise, complaints
+from gpu_bgstat.sources.crew import Crew
+from gpu_bgstat.sources.decode_plan import Stretch, stretches
+from gpu_bgstat.sources.decoder import Decoder, FalseIndexError, Toll
+from gpu_bgstat.sources.packets import PacketIndex
+from gpu_bgstat.sources.pixels import PixelReader
+from gpu_bgstat.sources.source import ReadAgainError, Source
+from gpu_bgstat.sources.video_file import VideoFile, reason
 
-_FEW_GAPS = 0.05  # a recording with a larger share of long intervals has a variable frame rate
-_TS_PACKETS = (188, 192, 204)  # bytes a packet of an MPEG transport stream: plain, with time codes, with parity
-_TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg plays text files as films of a terminal
+_DECODER_BYTES = 1 << 30  # what all decoders together may hold in decoded pictures, unless told how many to use
+_MOST_LOSSES = 4  # readings that may find lost frames; after that a plan costs more than it saves
+_NAMED = 5  # damaged places that are listed one by one
+_LOG = logging.getLogger("gpu_bgstat")
+_PICTURES_HELD = 20  # by a decoder, at most: 16 references and those under way
 
 
 class VideoSource(Source):
-    """One video file."""
+    """One video file. Making one reads its index, and decodes its first frame."""
 
-    def __init__(self, path: Path, depth: int | None = None) -> None:
-        super().__init__(str(path))
-        self._path = path
-        self._depth = depth or 8
-        with self._open() as container:
-            stream = container.streams.video[0]
-            codec = stream.codec_context
-            rate = stream.average_rate or stream.guessed_rate
-            self._frame_s = 1 / Fraction(rate) if rate else Fraction(0)
-            self.container = {
-                "format": container.format.name,
-                "codec": codec.name,
-                "pixel_format": codec.pix_fmt,
-                "width": codec.width,
-                "height": codec.height,
-                "frames_per_s": float(rate) if rate else None,
-                "duration_s": container.duration / 1e6 if container.duration else None,
-                "frames_in_header": stream.frames or None,
-            }
-            self._accompanied = len(container.streams) > 1
-            self._hidden = 0  # packets that an edit list leaves out; the header's count includes them
-            self.timeline = self._foretell(container)
-            in_header = stream.frames - self._hidden
-            self._promised = in_header if in_header > 0 else self.timeline.frames
+    def __init__(self, file: VideoFile, config: Config | None = None) -> None:
+        super().__init__(file.name)
+        self._file = file
+        self._config = config or Config()
+        self._depth = self._config.depth or 8
+        self._size = (0, 0)  # of a decoded picture: width, height
+        self._index: PacketIndex | None = None  # None: it cannot be trusted
+        self._why = ""  # the reason for that
+        self._stopped = ""  # why reading the packets ended early
+        self._lost: set[int] = set()  # packets whose frame cannot be decoded
+        self._losses = 0  # readings that found some
+        self._hidden = 0  # packets that an edit list leaves out
+        with file.open() as container:
+            self._describe(container)
+            tables = packets.from_tables(file, container)
+            first = self._look(container)
+            if tables is not None and first is not None:
+                self._trust(packets.aligned(tables, first), container.streams.video[0].codec_context)
+        if self._index is None:
+            self._scan()
+        assert self.timeline is not None
+        in_header = (self.container["frames_in_header"] or 0) - self._hidden
+        self._promise = Promise(
+            frames=in_header if in_header > 0 else self.timeline.frames,
+            duration_s=self.container["duration_s"],
+            frame_s=float(self._frame_s),
+            with_sound=self._accompanied,
+            transport_stream=self.container["format"] == "mpegts",
+            size=file.size,
+        )
 
-    def _open(self) -> Any:
-        """The opened container; raises SourceError with FFmpeg's reason."""
-        try:
-            container = av.open(f"file:{self._path}")  # else a colon in a relative name would be a protocol's
-        except (av.error.FFmpegError, OSError) as error:
-            raise SourceError(f"{self._path} is no video that FFmpeg can read ({_reason(error)})") from error
-        if not container.streams.video:
-            container.close()
-            raise SourceError(f"{self._path} has no video stream: give the file with the pictures")
-        if container.streams.video[0].codec_context.name in _TEXT_CODECS:
-            container.close()
-            raise SourceError(f"{self._path} is a text file, no video")
-        return container
-
-    def _foretell(self, container: Any) -> Timeline:
-        """The frames that the packets promise; only the first is decoded, for its size. A complete read corrects it."""
-        stamps: list[int | None] = []
+    def _describe(self, container: Any) -> None:
+        """What the header says."""
         stream = container.streams.video[0]
-        with suppress(av.error.FFmpegError):  # the read meets the same damage, and reports it
-            for packet in container.demux(stream):
-                if self.spec is None:
-                    self.spec = self._look(packet)
-                if packet.size and packet.is_discard:
-                    self._hidden += 1
-                elif packet.size:
-                    stamps.append(packet.pts)
-        known = sorted(stamp for stamp in stamps if stamp is not None)
-        if len(known) < len(stamps):
-            return Timeline(len(stamps), np.arange(len(stamps), dtype=np.float64) * float(self._frame_s))
-        ticks = np.asarray(known, np.int64)
-        return Timeline(len(stamps), (ticks - ticks[:1]).astype(np.float64) * float(stream.time_base))
+        codec = stream.codec_context
+        rate = stream.average_rate or stream.guessed_rate
+        self._frame_s = 1 / Fraction(rate) if rate else Fraction(0)
+        self._time_base = Fraction(stream.time_base)
+        self._accompanied = len(container.streams) > 1
+        self.container = {
+            "format": container.format.name,
+            "codec": codec.name,
+            "pixel_format": codec.pix_fmt,
+            "width": codec.width,
+            "height": codec.height,
+            "frames_per_s": float(rate) if rate else None,
+            "duration_s": container.duration / 1e6 if container.duration else None,
+            "frames_in_header": stream.frames or None,
+        }
 
-    def _look(self, packet: Any) -> FrameSpec | None:
-        """The spec of the packet's picture, turned upright; None if it gives none yet."""
-        try:
-            picture = next(iter(packet.decode()), None)
-        except av.error.FFmpegError:
-            return None
-        if picture is None:
-            return None
-        size = (picture.height, picture.width) if picture.rotation % 180 == 90 else (picture.width, picture.height)
-        return FrameSpec(*size, 3, np.dtype(f"uint{self._depth}"))
+    def _look(self, container: Any) -> Any:
+        """Learns the size of the first picture that can be decoded; returns the first packet, or None."""
+        first = None
+        with suppress(av.error.FFmpegError):
+            for packet in container.demux(container.streams.video[0]):
+                first = packet if first is None and packet.size else first
+                with suppress(av.error.FFmpegError):
+                    for picture in packet.decode():
+                        self._size = (picture.width, picture.height)
+                        size = self._size[::-1] if picture.rotation % 180 == 90 else self._size
+                        self.spec = FrameSpec(*size, 3, np.dtype(f"uint{self._depth}"))
+                        return first
+        return first
+
+    def _trust(self, index: PacketIndex, codec: Any, timed: bool = True) -> None:
+        """Plans by this index from now on, unless there is reason to doubt it."""
+        self._hidden = int((~index.shown).sum())  # the header's count includes what an edit list leaves out
+        self._why = packets.doubt(index, timed, codec)
+        self._index = None if self._why else index
+        if timed:
+            times = index.times_s(self._time_base.numerator, self._time_base.denominator)
+        else:
+            times = np.arange(len(index.rows), dtype=np.float64) * float(self._frame_s)
+        self.timeline = Timeline(len(index.rows), times, index.keyframes if self._index else np.empty(0, np.int64))
+
+    def _scan(self) -> None:
+        """Makes the index anew from all packets; what follows a packet that cannot be read is not there."""
+        _LOG.info("%s: its tables do not tell all, so all packets are read once", self.name)
+        with self._file.open() as container:
+            index, timed, self._stopped = packets.from_packets(container)
+            self._trust(index, container.streams.video[0].codec_context, timed)
+
+    def _distrust(self, why: str) -> None:
+        """After the file was found to be otherwise than its index says."""
+        tables = self._index is not None and self._index.origin == packets.TABLES
+        if tables:
+            self._scan()
+        if not tables or self._index is None:
+            self._index, self._why = None, why
+            assert self.timeline is not None
+            self.timeline = replace(self.timeline, keyframes=np.empty(0, np.int64))
 
     def read(self, plan: Plan) -> Iterator[Frame]:
         self.begin()
+        index, indices = self._index, plan.indices
+        if index is None or indices is None:
+            why = self._why if index is None else "the samples are chosen while reading"
+            self.decoding = {"way": "sequential", "why": why}
+            yield from self._sequential(plan)
+        else:
+            try:
+                yield from self._planned(plan, index, indices)
+            except FalseIndexError as lie:
+                self._distrust(str(lie))
+                raise ReadAgainError(f"{self.name} is not as its index says: {lie}") from lie
+        self.warnings.extend(self._file.changes())
+
+    def _planned(self, plan: Plan, index: PacketIndex, indices: Sequence[int]) -> Iterator[Frame]:
+        """The samples by the shortest way; frames that turn out to be lost leave the timeline."""
+        assert self.timeline is not None and self.timeline.times_s is not None
+        times = self.timeline.times_s
+        stop = bisect_left(range(len(times)), True, key=lambda number: plan.over(number, float(times[number])))
+        due = indices[: bisect_left(indices, stop)]
+        parts = stretches(index, due)
+        crew, toll = self._crew(index, parts), Toll()
+        self.decoding = {
+            "way": "planned",
+            "why": f"the packets are known from {index.origin}",
+            "stretches": len(parts),
+            "packets_needed": sum(part.stop - part.first for part in parts),
+            "packets": len(index.pts),
+            "decoders": crew.decoders,
+        }
+        self._file.expect([_bytes(index, part) for part in parts])
+        for taken, frame in enumerate(crew.frames(parts, toll, ordered=not plan.any_order), 1):
+            self.seen = stop * taken // len(due)
+            yield frame
+        self.seen = stop
+        if toll.lost:
+            times = self._lose(toll.lost, index, due)
+        self._account(toll, index)
+        if stop >= len(times):
+            if self._stopped:
+                self.warnings.append(f"reading stopped after {len(times)} frames ({self._stopped})")
+            self.warnings += complaints(self._promise, times, "are there")
+
+    def _lose(self, lost: set[int], index: PacketIndex, due: Sequence[int]) -> NDArray[np.float64]:
+        """Takes these packets' frames out of the timeline, and returns its times.
+
+        Raises ReadAgainError if the number of a sample moves by that.
+        """
+        assert self.timeline is not None
+        self._lost |= lost
+        moved = bool(due) and min(index.pts[list(lost)]) <= index.pts[index.rows[due[-1]]]
+        index = self._index = index.without(lost)
+        times = index.times_s(self._time_base.numerator, self._time_base.denominator)
+        self.timeline = Timeline(len(times), times, index.keyframes)
+        if not moved:
+            return times
+        self._losses += 1
+        if self._losses > _MOST_LOSSES:
+            self._index, self._why = None, "it is too damaged for a plan"
+        raise ReadAgainError(f"{self.name}: {len(lost)} frames are lost, so those behind them have other numbers")
+
+    def _crew(self, index: PacketIndex, parts: Sequence[Stretch]) -> Crew:
+        cores = available_cores()
+        wide, high = self._size
+        fitting = _DECODER_BYTES // (_PICTURES_HELD * max(1, wide * high * 3 // 2 * (1 + self._deep)))
+        decoders = self._config.decoders or min(cores, max(1, fitting))
+        decoders = max(1, min(decoders, len(parts)))
+        threads = -(-cores // decoders)
+
+        def make(tolerant: bool) -> Decoder:
+            return Decoder(self._file, index, self._size, 0 if tolerant else threads)
+
+        assert self.timeline is not None and self.timeline.times_s is not None
+        return Crew(decoders, make, self._reader, self.timeline.times_s)
+
+    @property
+    def _deep(self) -> bool:
+        """Whether decoded pictures have two bytes a value."""
+        return any(mark in str(self.container["pixel_format"]) for mark in ("10", "12", "14", "16"))
+
+    def _reader(self) -> PixelReader:
+        return PixelReader(self.name, self._depth, self._config.gray)
+
+    def _account(self, toll: Toll, index: PacketIndex) -> None:
+        """Tells what damage cost, and where."""
+        self.damaged = max(toll.undecodable + toll.marked, toll.incomplete, len(self._lost))
+        if not self.damaged:
+            return
+        stamps = [index.pts[first:stop] - index.pts[index.rows[0]] for first, stop in sorted(toll.spans)]
+        spans = [
+            f"{float(ticks.min() * self._time_base):.1f} s to {float(ticks.max() * self._time_base):.1f} s"
+            for ticks in stamps
+        ]
+        more = f" and {len(spans) - _NAMED} more" if len(spans) > _NAMED else ""
+        self.warnings.append(
+            f"{_damage(toll.incomplete, toll.undecodable, toll.marked)}, {len(self._lost)} frames are lost; "
+            f"within {', '.join(spans[:_NAMED])}{more}"
+        )
+
+    def _sequential(self, plan: Plan) -> Iterator[Frame]:
         times = array("d")
         last: Fraction | None = None  # exact, since a float that has added up is never equal to a timestamp
-        with self._open() as container:
+        pixels = self._reader()
+        with self._file.open() as container:
             container.streams.video[0].thread_type = "AUTO"
             for picture in self._pictures(container):
                 index = self.seen
@@ -120,8 +255,11 @@ class VideoSource(Source):
                     return
                 self.seen += 1
                 if plan.due(index, time_s):
-                    yield Frame(index, time_s, self._pixels(picture))
-        self._correct(np.asarray(times))
+                    yield Frame(index, time_s, pixels(picture))
+        if not times:
+            raise SourceError(f"{self.name}: not one frame could be decoded; is the file whole?")
+        self.timeline = Timeline(len(times), np.asarray(times), np.empty(0, np.int64))
+        self.warnings += complaints(self._promise, np.asarray(times), "could be decoded")
 
     def _pictures(self, container: Any) -> Iterator[VideoFrame]:
         """All frames in order. Packets that cannot be decoded are counted and passed over."""
@@ -131,7 +269,7 @@ class VideoSource(Source):
             try:
                 packet = next(packets, None)
             except av.error.FFmpegError as error:
-                self.warnings.append(f"reading stopped after {self.seen} frames ({_reason(error)})")
+                self.warnings.append(f"reading stopped after {self.seen} frames ({reason(error)})")
                 break
             if packet is None:
                 break
@@ -148,10 +286,7 @@ class VideoSource(Source):
                 yield picture
         marked, self.damaged = self.damaged - undecodable, max(self.damaged, incomplete)
         if self.damaged:
-            self.warnings.append(
-                f"damage: {incomplete} packets are incomplete, {undecodable} could not be decoded, "
-                f"{marked} frames were decoded with errors"
-            )
+            self.warnings.append(_damage(incomplete, undecodable, marked))
 
     def _time_s(self, picture: VideoFrame, last: Fraction | None) -> Fraction:
         if last is None:
@@ -163,64 +298,23 @@ class VideoSource(Source):
                 return time_s
         return last + self._frame_s
 
-    def _correct(self, times_s: NDArray[np.float64]) -> None:
-        """After a complete read: the true timeline, and a word if the file promised another."""
-        count = len(times_s)
-        if not count:
-            raise SourceError(f"{self._path}: not one frame could be decoded; is the file whole?")
-        self.timeline = Timeline(count, times_s)
-        if self._promised != count:
-            self.warnings.append(f"the file promises {self._promised} frames, and {count} could be decoded")
-        end_s = float(times_s[-1]) + float(self._frame_s)
-        if missing := self._missing_after(end_s):
-            self.warnings.append(
-                f"the file promises {self.container['duration_s']:.1f} s, and its {count} frames end after "
-                f"{end_s:.1f} s, as if {missing} more were missing: is it whole?"
-            )
-        if missing := _missing(np.diff(times_s)):
-            self.warnings.append(f"the timestamps leave gaps, as if frames were missing: {missing}")
-        if self.container["format"] == "mpegts" and all(self._path.stat().st_size % size for size in _TS_PACKETS):
-            self.warnings.append(f"the file ends within a transport packet, after {count} frames: is it whole?")
-
-    def _missing_after(self, end_s: float) -> int:
-        """How many frames would fill the promised duration; 0 for a difference that whole files have, too.
-
-        Sound may last longer than the pictures; without any, a few frames' time is all that headers are wrong by.
-        """
-        promised_s = self.container["duration_s"] or 0.0
-        tolerated_s = max(1.0, promised_s / 10) if self._accompanied else max(0.2, 3 * float(self._frame_s))
-        late_s = promised_s - end_s
-        return round(late_s / float(self._frame_s)) if self._frame_s and late_s > tolerated_s else 0
-
-    def _pixels(self, picture: VideoFrame) -> Image:
-        """BGR, 8 or 16 bit, turned upright."""
-        deep = picture.format.components[0].bits > 8
-        wide = deep or self._depth == 16
-        form = "bgr48le" if wide else "bgr24"
-        try:
-            pixels: Image = picture.to_ndarray(format=form, interpolation=Interpolation.BICUBIC)
-        except (av.error.FFmpegError, ValueError) as error:
-            raise SourceError(
-                f"{self._path}: {picture.format.name} pixels cannot be read ({_reason(error)})"
-            ) from error
-        if wide and self._depth == 8:
-            pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
-        quarters, rest = divmod(picture.rotation, 90)
-        if quarters and not rest:
-            pixels = np.rot90(pixels, quarters)
-        return np.ascontiguousarray(pixels)
+    def close(self) -> None:
+        self._file.close()
 
 
-def _missing(intervals_s: NDArray[np.float64]) -> int:
-    """How many frames would fill the gaps between otherwise even times; 0 where times are uneven anyway."""
-    if not intervals_s.size:
-        return 0
-    steps = np.rint(intervals_s / np.median(intervals_s))
-    gaps = steps > 1
-    return int((steps[gaps] - 1).sum()) if gaps.mean() < _FEW_GAPS else 0
+def _damage(incomplete: int, undecodable: int, marked: int) -> str:
+    return (
+        f"damage: {incomplete} packets are incomplete, {undecodable} could not be decoded, "
+        f"{marked} frames were decoded with errors"
+    )
 
 
-def _reason(error: Exception) -> str:
-    """FFmpeg's own words, without the number and the file name."""
-    text = getattr(error, "strerror", None) or str(error)
-    return str(text).splitlines()[0]
+def _bytes(index: PacketIndex, part: Stretch) -> tuple[int, int]:
+    """Where the packets of a stretch lie in the file."""
+    begin = index.begin[part.first : part.stop]
+    return int(begin.min()), int((begin + index.size[part.first : part.stop]).max())
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

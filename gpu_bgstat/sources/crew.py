@@ -1,0 +1,165 @@
+"""Several decoders beside each other, each a thread with a container of its own.
+
+    stretches ──► decoder 0 ──► pictures ──► pixels ──┐
+              └─► decoder 1 ──► pictures ──► pixels ──┴─► outbox ──► frames, in order or as they come
+
+Decoding and conversion run outside Python's global lock. Memory is bounded by what the decoders hold and by the room in
+the outbox.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from gpu_bgstat.frames import Frame, Image
+from gpu_bgstat.sources.decode_plan import Stretch
+from gpu_bgstat.sources.decoder import DamageError, Decoder, Toll
+
+
+class _Outbox:
+    """Where decoders put frames, and the reader takes them: in order of their numbers, or as they come.
+
+    At most `room` frames wait here. In order, a frame may be put only if fewer than `room` are to be taken before it.
+    """
+
+    def __init__(self, numbers: Sequence[int], room: int, ordered: bool) -> None:
+        self._numbers = sorted(numbers)
+        self._room = room
+        self._ordered = ordered
+        self._frames: dict[int, Frame | None] = {}  # by place among all; None: will not come
+        self._taken = 0
+        self._error: BaseException | None = None
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, number: int, frame: Frame | None) -> bool:
+        """Waits for room; False if nobody wants frames any more."""
+        place = bisect_left(self._numbers, number)
+        with self._changed:
+            while not self._closed and not self._fits(place):
+                self._changed.wait()
+            self._frames[place] = frame
+            self._changed.notify_all()
+            return not self._closed
+
+    def _fits(self, place: int) -> bool:
+        return place < self._taken + self._room if self._ordered else len(self._frames) < self._room
+
+    def fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def take(self) -> Iterator[Frame]:
+        """Every frame that comes; raises what a decoder raised."""
+        while self._taken < len(self._numbers):
+            with self._changed:
+                while not self._error and not self._ready():
+                    self._changed.wait()
+                if self._error:
+                    raise self._error
+                place = self._taken if self._ordered else next(iter(self._frames))
+                frame = self._frames.pop(place)
+                self._taken += 1
+                self._changed.notify_all()
+            if frame is not None:
+                yield frame
+
+    def _ready(self) -> bool:
+        return self._taken in self._frames if self._ordered else bool(self._frames)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How stretches are decoded: by how many decoders, how each is made, and what becomes of a picture."""
+
+    decoders: int
+    make: Callable[[bool], Decoder]  # True: one like a sequential decoder
+    pixels: Callable[[], Callable[[VideoFrame], Image]]  # made once a thread
+    times_s: NDArray[np.float64]
+
+    def frames(self, stretches: Sequence[Stretch], toll: Toll, ordered: bool) -> Iterator[Frame]:
+        """The wanted frames of all stretches; `toll` has what damage cost, afterwards.
+
+        Raises FalseIndexError, SourceError.
+        """
+        numbers = [number for stretch in stretches for number, _ in stretch.wanted]
+        outbox = _Outbox(numbers, 2 * self.decoders, ordered)
+        queue, lock = iter(stretches), threading.Lock()
+
+        def work() -> None:
+            try:
+                with closing(_Hand(self, outbox)) as hand:
+                    while (stretch := _next(queue, lock)) is not None and hand.decode(stretch):
+                        with lock:
+                            toll.add(hand.toll)
+                        hand.toll = Toll()
+            except BaseException as error:  # noqa: BLE001 (raised again by the reader)
+                outbox.fail(error)
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.decoders, len(stretches)))]
+        for thread in threads:
+            thread.start()
+        try:
+            yield from outbox.take()
+        finally:
+            outbox.close()
+            for thread in threads:
+                thread.join()
+
+
+def _next(queue: Iterator[Stretch], lock: threading.Lock) -> Stretch | None:
+    with lock:
+        return next(queue, None)
+
+
+class _Hand:
+    """One thread's decoder, and what it does with a stretch."""
+
+    def __init__(self, crew: Crew, outbox: _Outbox) -> None:
+        self._crew = crew
+        self._outbox = outbox
+        self._decoder = crew.make(False)
+        self._pixels = crew.pixels()
+        self.toll = Toll()
+
+    def decode(self, stretch: Stretch) -> bool:
+        """Puts the wanted frames of a stretch into the outbox; False if nobody wants them any more."""
+        left = dict(stretch.wanted)
+        try:
+            return self._hand_on(self._decoder.pictures(stretch), left)
+        except DamageError:
+            rest = Stretch(stretch.first, stretch.stop, tuple(left.items()))
+            with closing(self._crew.make(True)) as decoder:
+                wanted = self._hand_on(decoder.tolerantly(rest, self.toll), left)
+            return wanted and all(self._outbox.put(number, None) for number in left)
+
+    def _hand_on(self, pictures: Iterator[tuple[int, VideoFrame]], left: dict[int, int]) -> bool:
+        """Takes the frames that came out of `left`, and those before them, which will not come any more."""
+        for number, picture in pictures:
+            if number not in left:
+                continue
+            for lost in [other for other in left if other < number]:
+                del left[lost]
+                self._outbox.put(lost, None)
+            del left[number]
+            frame = Frame(number, float(self._crew.times_s[number]), self._pixels(picture))
+            if not self._outbox.put(number, frame):
+                return False
+        return True
+
+    def close(self) -> None:
+        self._decoder.close()

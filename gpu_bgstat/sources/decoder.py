@@ -1,0 +1,238 @@
+"""Decodes one stretch of packets at a time, and holds what comes out against the index.
+
+Checked are each packet's timestamp, that a keyframe is one, that frames keep their size, and that each comes out once,
+in order, and at a time that belongs to one of its packets. Anything else raises `FalseIndexError`: no frame is handed
+on that the index did not foretell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import av.error
+from av.video.frame import VideoFrame
+
+from gpu_bgstat.sources.decode_plan import Stretch, keyframe_after, keyframe_before
+from gpu_bgstat.sources.packets import PacketIndex
+from gpu_bgstat.sources.video_file import VideoFile
+
+# Codecs whose decoders leave out frames that nobody refers to, when asked; all others decode every packet.
+_SKIP_NONREF = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vc1", "wmv3"}
+
+
+_ALONE = {"mjpeg", "ffv1", "huffyuv", "ffvhuff", "utvideo", "prores", "rawvideo", "png"}  # no packet needs another
+_BEYOND = 64  # packets behind a damaged stretch: more than any decoder holds back
+
+
+class FalseIndexError(Exception):
+    """The file is not as its index says; the message says how."""
+
+
+class DamageError(Exception):
+    """A packet or frame of this stretch could not be decoded whole."""
+
+
+@dataclass
+class Toll:
+    """What damage cost."""
+
+    incomplete: int = 0  # packets
+    undecodable: int = 0  # packets
+    marked: int = 0  # frames decoded with errors
+    lost: set[int] = field(default_factory=set)  # packets whose frame did not come out
+    spans: list[tuple[int, int]] = field(default_factory=list)  # packets first .. stop-1 of each damaged stretch
+
+    def add(self, other: Toll) -> None:
+        self.incomplete += other.incomplete
+        self.undecodable += other.undecodable
+        self.marked += other.marked
+        self.lost |= other.lost
+        self.spans += other.spans
+
+
+class Decoder:
+    """One container with its codec: yields the wanted pictures of a stretch."""
+
+    def __init__(
+        self, file: VideoFile, index: PacketIndex, size: tuple[int, int], threads: int, **options: Any
+    ) -> None:
+        """`size` is (width, height) of every frame; `threads` 0 lets FFmpeg choose."""
+        self._index = index
+        self._size = size
+        self._container = file.open(**options)
+        self._stream = self._container.streams.video[0]
+        self._codec = self._stream.codec_context
+        self._codec.thread_count = threads
+        self._codec.thread_type = "AUTO" if threads != 1 else "NONE"
+        self._spares = self._codec.name in _SKIP_NONREF and _one_layer(self._codec)
+        self._packets: Iterator[Any] = self._container.demux(self._stream)
+        self._ahead: Any = None  # a packet that was read and not used yet
+        self._next = 0  # the packet that comes next; -1 if unknown
+        self._primed = self._codec.name in _ALONE
+
+    def pictures(self, stretch: Stretch) -> Iterator[tuple[int, VideoFrame]]:
+        """(frame number, picture) for each wanted frame, in order. Raises FalseIndexError, DamageError."""
+        numbers = {int(self._index.pts[row]): number for number, row in stretch.wanted}
+        needed = {stretch.first, *(row for _, row in stretch.wanted)}
+        sift = _Sift(self._index, stretch, self._size)
+        self._go_to(stretch.first)
+        try:
+            for row in range(stretch.first, stretch.stop):
+                packet = self._take(row)
+                self._skip(self._spares and row not in needed)
+                for picture in sift(packet.decode()):
+                    if picture.pts in numbers:
+                        yield numbers.pop(picture.pts), picture
+            for picture in sift(self._codec.decode(None)):
+                if picture.pts in numbers:
+                    yield numbers.pop(picture.pts), picture
+        except av.error.FFmpegError as error:
+            raise DamageError from error
+        finally:
+            self._codec.flush_buffers()
+        if numbers:
+            raise DamageError
+
+    def tolerantly(self, stretch: Stretch, toll: Toll) -> Iterator[tuple[int, VideoFrame]]:
+        """A damaged stretch again, as a sequential decoder meets it: every packet between the keyframes around it.
+
+        Adds to `toll` what the damage cost. Raises FalseIndexError.
+        """
+        index, first = self._index, keyframe_before(self._index, stretch.first)
+        stop = keyframe_after(index, stretch.stop)
+        numbers = {int(index.pts[row]): number for number, row in stretch.wanted}
+        missing = {row for row in range(first, stop) if index.shown[row] and index.pts[row] >= index.pts[first]}
+        self._go_to(first)
+        self._skip(False)
+        for packet in (*self._until(first, stop + _BEYOND), None):
+            toll.incomplete += bool(packet and packet.is_corrupt)
+            try:
+                pictures = self._codec.decode(None) if packet is None else packet.decode()
+            except av.error.FFmpegError:
+                toll.undecodable += 1
+                continue
+            for picture in pictures:
+                row = index.row(picture.pts)
+                toll.marked += row in missing and picture.is_corrupt
+                missing.discard(row)
+                if picture.pts in numbers:
+                    yield numbers.pop(picture.pts), picture
+        self._codec.flush_buffers()
+        if first in missing and first:
+            raise FalseIndexError(f"packet {first} is marked as a keyframe and gives no frame")
+        toll.lost |= missing
+        toll.spans.append((stretch.first, stop))
+
+    def _go_to(self, row: int) -> None:
+        """Makes `row` the packet that comes next, by seeking or by passing over packets."""
+        if not self._primed and row:
+            self._prime()
+        self._primed = True
+        if self._next == row:
+            return
+        index, before = self._index, keyframe_before(self._index, row)
+        for stamp in (index.pts[row], index.dts[row], index.dts[before]):  # containers differ in what they look up
+            try:
+                self._container.seek(int(stamp), stream=self._stream)
+            except av.error.FFmpegError:
+                break
+            self._packets, self._ahead = self._container.demux(self._stream), None
+            if self._pass_over(row):
+                return
+        raise FalseIndexError("it cannot be searched by time")
+
+    def _prime(self) -> None:
+        """Decodes the first packet, whose user data may name the encoder: FFmpeg works around faults of some.
+
+        (x264 before build 151 coded 4:4:4 wrongly; Xvid has an inverse DCT of its own.)
+        """
+        with suppress(DamageError, av.error.FFmpegError):
+            self._take(0).decode()
+            self._codec.decode(None)
+        self._codec.flush_buffers()
+
+    def _pass_over(self, row: int) -> bool:
+        """Reads up to a packet; whether it was ahead."""
+        for packet in self._packets:
+            if not packet.size:
+                return False
+            here = self._index.row(packet.pts)
+            if here == row:
+                self._ahead, self._next = packet, row
+                return True
+            if here > row:
+                return False
+        return False
+
+    def _take(self, row: int) -> Any:
+        packet, self._ahead = self._ahead, None
+        while packet is None or not packet.size:
+            packet = next(self._packets, None)
+            if packet is None:
+                raise DamageError
+        self._next = row + 1
+        if packet.pts != self._index.pts[row]:
+            raise FalseIndexError(
+                f"packet {row} has the timestamp {packet.pts}, and {self._index.pts[row]} was foretold"
+            )
+        return packet
+
+    def _until(self, first: int, stop: int) -> Iterator[Any]:
+        """The packets of these rows, as far as the file has them."""
+        try:
+            for row in range(first, min(stop, len(self._index.pts))):
+                yield self._take(row)
+        except (DamageError, av.error.FFmpegError):
+            self._next = -1
+
+    def _skip(self, spare: bool) -> None:
+        """Whether the next packet's frame may be left out if nobody refers to it."""
+        self._codec.skip_frame = "NONREF" if spare else "DEFAULT"
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class _Sift:
+    """Lets the pictures of a stretch through that it must give; whatever should not be there raises."""
+
+    def __init__(self, index: PacketIndex, stretch: Stretch, size: tuple[int, int]) -> None:
+        self._index = index
+        self._stretch = stretch
+        self._size = size
+        self._begin = int(index.pts[stretch.first])
+        self._last: int | None = None
+
+    def __call__(self, pictures: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+        for picture in pictures:
+            row = self._index.row(picture.pts)
+            if not self._stretch.first <= row < self._stretch.stop:
+                raise FalseIndexError(f"a frame came out at {picture.pts}, where none of its packets is shown")
+            if self._index.pts[row] < self._begin:
+                continue  # a leading picture, whose references were not decoded
+            if row == self._stretch.first and not picture.key_frame:
+                raise FalseIndexError(f"packet {row} is marked as a keyframe and is none")
+            if (picture.width, picture.height) != self._size:
+                raise FalseIndexError(f"frames change their size to {picture.width}x{picture.height}")
+            if self._last is not None and self._index.pts[row] <= self._last:
+                raise FalseIndexError(f"the frame at {picture.pts} came out after that at {self._last}")
+            if self._last is None and row != self._stretch.first and self._index.shown[self._stretch.first]:
+                raise DamageError  # the keyframe gave no frame
+            if picture.is_corrupt:
+                raise DamageError
+            self._last = int(self._index.pts[row])
+            yield picture
+
+
+def _one_layer(codec: Any) -> bool:
+    """False for HEVC with temporal layers, where an upper layer may refer to what the lower one calls unreferenced.
+
+    The number of layers stands in the decoder configuration record (ISO/IEC 14496-15, 8.3.2.1).
+    """
+    if codec.name != "hevc":
+        return True
+    record = codec.extradata or b""
+    return len(record) > 22 and record[0] == 1 and record[21] >> 3 & 7 == 1

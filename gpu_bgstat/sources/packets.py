@@ -1,0 +1,183 @@
+"""The index of a video stream: its packets in the order in which they are decoded, known without decoding.
+
+It comes from the container's own tables where these are complete (MP4 and MOV, AVI), else from reading all packets
+once. `doubt` says why an index cannot be trusted to tell which packet becomes the n-th frame; then the file is
+decoded from its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import av.error
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_bgstat.sources import mp4_tables
+from gpu_bgstat.sources.video_file import VideoFile, reason
+
+Ticks = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+TABLES, PACKETS = "the container's tables", "reading all packets"  # where an index comes from
+_BIT_A_MACROBLOCK = {"mpeg4", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "h263", "flv1"}
+_HIDES_FRAMES = {"vp8", "vp9"}  # packets of frames that are never shown, told only by their first byte
+_MOST_AFTER_AVI = 1 << 20  # bytes of other tables behind the last packet
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """What is known of each packet, in decoding order. Ticks are the stream's time base."""
+
+    pts: Ticks  # (N,) when its frame is shown
+    dts: Ticks  # (N,) when it is decoded
+    key: Flags  # (N,) decoding can begin here
+    shown: Flags  # (N,) False: an edit list hides its frame, or it is known to be lost
+    begin: Ticks  # (N,) where its bytes begin in the file; -1 if unknown
+    size: Ticks  # (N,) bytes
+    origin: str  # where this was learned
+
+    @cached_property
+    def rows(self) -> Ticks:
+        """(frames,) the packet of each frame, in the order in which they are shown."""
+        order = np.argsort(self.pts, kind="stable")
+        return order[self.shown[order]]
+
+    @cached_property
+    def by_pts(self) -> tuple[Ticks, Ticks]:
+        """All timestamps in increasing order, and the packet of each."""
+        order = np.argsort(self.pts, kind="stable")
+        return self.pts[order], order
+
+    def row(self, pts: int | None) -> int:
+        """The packet with this timestamp; -1 if there is none."""
+        stamps, order = self.by_pts
+        place = int(np.searchsorted(stamps, pts)) if pts is not None else len(stamps)
+        return int(order[place]) if place < len(stamps) and stamps[place] == pts else -1
+
+    @cached_property
+    def keyframes(self) -> Ticks:
+        """The numbers of the frames that are keyframes."""
+        return np.flatnonzero(self.key[self.rows])
+
+    def times_s(self, numerator: int, denominator: int) -> NDArray[np.float64]:
+        """(frames,) seconds since the first frame, for this time base; correctly rounded."""
+        stamps = self.pts[self.rows]
+        return (stamps - stamps[:1]) * numerator / denominator
+
+    def without(self, lost: Iterable[int]) -> PacketIndex:
+        """The index after it was found that the frames of these packets cannot be decoded."""
+        shown = self.shown.copy()
+        shown[list(lost)] = False
+        return replace(self, shown=shown)
+
+
+def from_tables(file: VideoFile, container: Any) -> PacketIndex | None:
+    """The index as the container's tables tell it, or None where they do not tell all of it."""
+    stream = container.streams.video[0]
+    form, codec = container.format.name, stream.codec_context
+    if codec.name in _HIDES_FRAMES:
+        return None
+    mp4 = "mp4" in form.split(",")
+    if not mp4 and (form != "avi" or codec.has_b_frames or codec.name in ("h264", "hevc")):
+        return None  # AVI does not say when a B-frame is shown
+    entries = [(entry.timestamp, entry.pos, entry.size, entry.flags) for entry in stream.index_entries]
+    table = np.asarray(entries, np.int64).reshape(-1, 4)
+    offsets: Ticks | None = np.zeros(len(table), np.int64)
+    if mp4:
+        with file.bytes() as opened:
+            offsets = mp4_tables.composition_offsets(opened, stream.id, len(table))
+    elif len(table) and file.size - int(table[-1, 1:3].sum()) > _MOST_AFTER_AVI + 64 * len(table):
+        return None  # the table ends long before the file
+    table = table[table[:, 2] > 0] if not mp4 else table
+    if offsets is None or not len(table) or (np.diff(table[:, 1]) <= 0).any():
+        return None
+    offsets = offsets[: len(table)]
+    dts = table[:, 0]
+    there = table[:, 1] < file.size
+    index = PacketIndex(
+        pts=dts + offsets,
+        dts=dts,
+        key=(table[:, 3] & 1).astype(bool),
+        shown=(table[:, 3] & 2) == 0,
+        begin=table[:, 1],
+        size=table[:, 2],
+        origin=TABLES,
+    )
+    return _cut(index, there)
+
+
+def _cut(index: PacketIndex, there: Flags) -> PacketIndex:
+    """The index without packets that lie behind the end of the file."""
+    parts = {name: getattr(index, name)[there] for name in ("pts", "dts", "key", "shown", "begin", "size")}
+    return replace(index, **parts)
+
+
+def aligned(index: PacketIndex, first: Any) -> PacketIndex:
+    """The index with its timestamps moved to those of the stream's first packet (a start offset of the container)."""
+    if first.pts is None:
+        return index
+    return replace(index, pts=index.pts + (first.pts - index.pts[0]))
+
+
+def from_packets(container: Any) -> tuple[PacketIndex, bool, str]:
+    """The index from reading all packets once; whether each had a timestamp; why reading stopped early, or nothing."""
+    stream = container.streams.video[0]
+    hides = stream.codec_context.name if stream.codec_context.name in _HIDES_FRAMES else ""
+    rows: list[tuple[int, int, bool, bool, int, int]] = []
+    timed, stopped = True, ""
+    try:
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            pts, dts = packet.pts, packet.dts
+            timed = timed and pts is not None
+            shown = not packet.is_discard and not (hides and _hidden(bytes(packet), hides))
+            stamp = len(rows) if pts is None else pts
+            rows.append(
+                (stamp, stamp if dts is None else dts, packet.is_keyframe, shown, packet.pos or -1, packet.size)
+            )
+    except av.error.FFmpegError as error:
+        stopped = reason(error)
+    columns = np.asarray(rows, np.int64).reshape(-1, 6).T
+    index = PacketIndex(
+        pts=columns[0],
+        dts=columns[1],
+        key=columns[2].astype(bool),
+        shown=columns[3].astype(bool),
+        begin=columns[4],
+        size=columns[5],
+        origin=PACKETS,
+    )
+    return index, timed, stopped
+
+
+def _hidden(data: bytes, codec: str) -> bool:
+    """Whether a VP8 or VP9 packet holds just a frame that is never shown (RFC 6386, 9.1; VP9 specification, 6.2)."""
+    if codec == "vp8":
+        return not data[0] >> 4 & 1
+    if data[-1] >> 5 == 0b110:  # a superframe: its last frame is shown
+        return False
+    bits = f"{data[0]:08b}"
+    profile = int(bits[2]) + 2 * int(bits[3])
+    at = 5 if profile == 3 else 4
+    return bits[at] == "0" and bits[at + 2] == "0"  # neither an earlier frame shown again, nor this one
+
+
+def doubt(index: PacketIndex, timed: bool, codec: Any) -> str:
+    """Why this index cannot be trusted to tell which packet becomes the n-th frame; empty if it can."""
+    if not len(index.rows):
+        return "the file has no packets"
+    stamps, _ = index.by_pts
+    least = codec.width * codec.height // 256 // 8 if codec.name in _BIT_A_MACROBLOCK else 0  # bytes a frame
+    reasons = {
+        "its packets have no timestamps": not timed,
+        "packets share a timestamp": (np.diff(stamps) <= 0).any(),
+        "its first packet is no keyframe": not index.key[0],
+        "frames are shown before the first keyframe": index.pts[index.rows[0]] < index.pts[0],
+        "it has packets too small for a frame": (index.size[index.shown] < least).any(),
+    }
+    return next((reason for reason, found in reasons.items() if found), "")

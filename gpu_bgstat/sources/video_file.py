@@ -1,0 +1,108 @@
+"""A video file on this machine, as FFmpeg opens it; and whether it is still the file that it was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import av
+import av.error
+
+from gpu_bgstat.errors import SourceError
+
+_TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg plays text files as films of a terminal
+
+
+class VideoFile(Protocol):
+    """Where the bytes of a video are: on this machine, or behind a URL."""
+
+    name: str
+    size: int  # bytes
+
+    def open(self, **options: Any) -> Any:
+        """A container of its own, for one thread; `options` are those of `av.open`.
+
+        Raises SourceError with FFmpeg's reason, and if the file is not the one any more that was opened first.
+        """
+
+    def bytes(self) -> BinaryIO:
+        """The raw bytes."""
+
+    def changes(self) -> list[str]:
+        """What became of the file since it was first opened, in words; raises SourceError if it is another one now."""
+
+    def expect(self, ranges: list[tuple[int, int]]) -> None:
+        """Says which bytes, (begin, end), will be read next."""
+
+    def close(self) -> None:
+        """Lets whoever waits for bytes go."""
+
+
+class LocalFile:
+    """A path."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._path = path
+        self._state = self._stat()
+        self.size = self._state.st_size
+
+    def _stat(self) -> os.stat_result:
+        try:
+            return self._path.stat()
+        except OSError as error:
+            raise SourceError(f"{self.name} is not there any more ({error.strerror}): was it moved?") from error
+
+    def open(self, **options: Any) -> Any:
+        # without "file:", a colon in a relative name would be a protocol's
+        container = open_container(f"file:{self._path}", self.name, **options)
+        now = self._stat()
+        if not os.path.samestat(now, self._state) or now.st_size < self.size:
+            container.close()
+            raise SourceError(f"{self.name} was replaced while it was read: start again")
+        return container
+
+    def bytes(self) -> BinaryIO:
+        return self._path.open("rb")
+
+    def changes(self) -> list[str]:
+        try:
+            now = self._path.stat()
+        except OSError:
+            return [f"{self.name} was removed while it was read; the result is that of the removed file"]
+        if not os.path.samestat(now, self._state):
+            return [f"{self.name} was replaced while it was read; the result is that of the earlier file"]
+        if now.st_size > self.size:
+            more = now.st_size - self.size
+            return [f"the file grew by {more} bytes while it was read: only what was there at first is used"]
+        if now.st_size < self.size or now.st_mtime_ns != self._state.st_mtime_ns:
+            raise SourceError(f"{self.name} was changed while it was read: start again when it is finished")
+        return []
+
+    def expect(self, ranges: list[tuple[int, int]]) -> None:
+        """The system reads ahead by itself."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def open_container(file: Any, name: str, **options: Any) -> Any:
+    """FFmpeg's view of a path or a file object, its video stream checked; raises SourceError with the reason."""
+    try:
+        container = av.open(file, **options)
+    except (av.error.FFmpegError, OSError) as error:
+        raise SourceError(f"{name} is no video that FFmpeg can read ({reason(error)})") from error
+    if not container.streams.video:
+        container.close()
+        raise SourceError(f"{name} has no video stream: give the file with the pictures")
+    if container.streams.video[0].codec_context.name in _TEXT_CODECS:
+        container.close()
+        raise SourceError(f"{name} is a text file, no video")
+    return container
+
+
+def reason(error: Exception) -> str:
+    """FFmpeg's own words, without the number and the file name."""
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text).splitlines()[0]
