@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gpu_bgstat.backends import trial
 from gpu_bgstat.backends.checkup import ENGINES, Finding, compare, pieces, rates, whole_path
 from gpu_bgstat.backends.cuda import Gpu
 from gpu_bgstat.backends.gpu import chosen
@@ -18,16 +19,19 @@ _RATE_BYTES = 1 << 28
 def examine(device: str) -> Iterator[Finding]:
     """Looks at everything in turn; `device` as in Config. What cannot be looked at is a finding, too."""
     yield from pieces()
+    absent = trial.missing()
+    if absent:
+        yield absent
     try:
         gpus = chosen("gpu:all" if device == "auto" else device)
     except DeviceError as error:
         yield Finding("devices", False, f"{error}: see `gpu-bgstat devices`")
         return
     for gpu in sorted(gpus, key=lambda gpu: gpu.index):
-        yield from _examine_one(gpu)
+        yield from _examine_one(gpu, decodes=absent is None)
 
 
-def _examine_one(gpu: Gpu) -> Iterator[Finding]:
+def _examine_one(gpu: Gpu, decodes: bool) -> Iterator[Finding]:
     yield Finding(f"gpu:{gpu.index}", True, f"{gpu.name}, compute capability {gpu.compute_capability}")
     seed = int.from_bytes(os.urandom(4), "little")
     try:
@@ -35,6 +39,8 @@ def _examine_one(gpu: Gpu) -> Iterator[Finding]:
             for dtype in (np.uint8, np.uint16):
                 yield compare(gpu.index, engine, dtype, seed)
         yield from whole_path(gpu, seed)
+        if decodes:
+            yield from trial.findings(gpu.index)
         size = min(_RATE_BYTES, gpu.free_bytes // 8)
         measured = rates(gpu.index, size)
     except DeviceError as error:

@@ -22,8 +22,9 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 
 # The register budget, as blocks per SM that the registers must leave room for: {kernel: {architecture: blocks}}.
 # u8: all threads of an SM, or the one block that shared memory has room for. u16: what shared memory has room for, but
-# on 80, 90 and 100, where a fourth block of 512 threads would leave 32 registers and spill.
+# on 80, 90 and 100, where a fourth block of 512 threads would leave 32 registers and spill. nv12_bgr: all threads.
 BLOCKS = {
+    "nv12_bgr": {75: 4, 80: 8, 86: 6, 89: 6, 90: 8, 100: 8, 120: 6},
     "statistics_u8": {75: 1, 80: 2, 86: 1, 89: 1, 90: 2, 100: 2, 120: 1},
     "statistics_u16": {75: 1, 80: 3, 86: 2, 89: 2, 90: 3, 100: 3, 120: 2},
 }

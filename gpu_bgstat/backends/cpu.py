@@ -1,4 +1,7 @@
-"""The CPU: the ring is one NumPy block in memory. `tiles` reduces it; `variance` and `ranks` here specify how."""
+"""The CPU: the ring is one NumPy block in memory. `tiles` reduces it; `variance` and `ranks` here specify how.
+
+`bgr` specifies the kernel that turns the hardware decoder's pictures into BGR.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from numpy.typing import NDArray
 
 from gpu_bgstat.backends import tiles
 from gpu_bgstat.backends.backend import Reduced
+from gpu_bgstat.backends.colors import Coefficients
 from gpu_bgstat.backends.memory import free_host_bytes, size_text
 from gpu_bgstat.errors import DeviceError
 from gpu_bgstat.frames import FrameSpec, Image
@@ -29,6 +33,16 @@ def variance(samples: Image) -> NDArray[np.float32]:
 def ranks(samples: Image, wanted: Sequence[int]) -> Image:
     """The specification of the ranks: samples (T, …) -> (R, …), the values that sorting over T puts at `wanted`."""
     return np.sort(samples, axis=0)[list(wanted)]
+
+
+def bgr(luma: Image, chroma: Image, colors: Coefficients) -> Image:
+    """The specification of NV12 to BGR: (H, W) and (H/2, W/2, 2) uint8 -> (H, W, 3), as swscale's fast way does it."""
+    y = 8 * (luma.astype(np.int32) - colors.black) * colors.y_factor >> 16
+    u, v = np.moveaxis(8 * (chroma.astype(np.int32) - 128), 2, 0).repeat(2, axis=1).repeat(2, axis=2)
+    blue = y + (colors.blue_u * u >> 16)
+    green = y + (colors.green_u * u >> 16) + (colors.green_v * v >> 16)
+    red = y + (colors.red_v * v >> 16)
+    return np.stack([blue, green, red], axis=2).clip(0, 255).astype(np.uint8)
 
 
 class CpuStore:
