@@ -18,12 +18,16 @@ from gpu_bgstat.frames import Image
 from gpu_bgstat.sources import images
 from gpu_bgstat.sources.arrays import IterableSource, StackSource, load_stack
 from gpu_bgstat.sources.camera import CameraSource
+from gpu_bgstat.sources.chunked import divided
+from gpu_bgstat.sources.hdf5 import SUFFIXES as HDF5_SUFFIXES
+from gpu_bgstat.sources.hdf5 import Hdf5Source
 from gpu_bgstat.sources.images import ImageSource
 from gpu_bgstat.sources.joined import JoinedSource
 from gpu_bgstat.sources.source import Source
 from gpu_bgstat.sources.tiff import TiffSource, holds_stack
 from gpu_bgstat.sources.video import VideoSource
 from gpu_bgstat.sources.video_file import LocalFile
+from gpu_bgstat.sources.zarr_store import ZarrSource, is_store
 
 SourceLike = Source | str | Path | Sequence[str] | Sequence[Path] | Image | Iterable[Image]
 
@@ -54,7 +58,7 @@ def _open_text(text: str, config: Config | None) -> Source:
     if text.startswith("camera:") or "://" in text:
         return CameraSource(text)
     path = Path(text)
-    if glob.has_magic(text) and not os.path.lexists(text):  # a file may really have brackets in its name
+    if glob.has_magic(text) and not os.path.lexists(divided(path)[0]):  # a file may really have brackets in its name
         matches: list[str] = natsorted(glob.glob(text, recursive=True))
         if not matches:
             raise SourceError(f"no file matches {text}")
@@ -91,7 +95,7 @@ def _join(paths: Sequence[Path], config: Config | None) -> Source:
 
 def _check(path: Path) -> None:
     try:
-        path.stat()
+        divided(path)[0].stat()
     except FileNotFoundError:
         raise SourceError(f"{path} does not exist: check the name") from None
     except (OSError, ValueError) as error:  # too long a name, no permission, a null character
@@ -100,13 +104,20 @@ def _check(path: Path) -> None:
 
 def _open_path(path: Path, config: Config | None) -> Source:
     _check(path)
+    path, inside = divided(path)
+    if is_store(path):
+        return ZarrSource(path, inside)
+    suffix = path.suffix.lower()
+    if inside and suffix not in HDF5_SUFFIXES:
+        raise SourceError(f"{path}::{inside}: only HDF5 files and Zarr stores hold arrays with names; give {path}")
     if path.is_dir():
         return _open_images(str(path), images.in_folder(path))
     if not path.is_file():
         raise SourceError(f"{path} is no file: give a recording, camera:0, or - for raw frames on standard input")
     if not path.stat().st_size:
         raise SourceError(f"{path} is empty")
-    suffix = path.suffix.lower()
+    if suffix in HDF5_SUFFIXES:
+        return Hdf5Source(path, inside)
     if suffix in _BY_SUFFIX:
         return _BY_SUFFIX[suffix](path)
     if suffix in images.SUFFIXES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +51,30 @@ class Source(ABC):
         """Forgets what the last read met."""
         self.seen = self.damaged = 0
         self.warnings = []
+
+    def due(self, plan: Plan, frames: int) -> Iterator[int]:
+        """The indices that are due, of `frames` frames without times; those between count as seen, and are not touched.
+
+        Where the plan knows its indices, nothing is asked frame by frame: the cost is that of the samples.
+        """
+        if plan.indices is None:
+            yield from self._walk(plan, frames)
+            return
+        stop = bisect_left(range(frames), True, key=lambda index: plan.over(index, None))
+        for index in plan.indices:
+            if index >= stop:
+                break
+            self.seen = index + 1
+            yield index
+        self.seen = stop
+
+    def _walk(self, plan: Plan, frames: int) -> Iterator[int]:
+        for index in range(frames):
+            if plan.over(index, None):
+                return
+            self.seen += 1
+            if plan.due(index, None):
+                yield index
 
     def check(self, config: Config) -> None:  # noqa: B027 (most kinds take any)
         """Raises ConfigError if these settings cannot be for this kind of input."""

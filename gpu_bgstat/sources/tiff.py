@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import lzma
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +20,11 @@ import tifffile
 
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline
+from gpu_bgstat.sources.mapped import at_random, copy_frame
 from gpu_bgstat.sources.source import Source
+
+_BUFFER_BYTES = 512  # holds a page's tags; the usual 8192 read twenty times as much on the way from page to page
+_MANY_PAGES = 256  # from here on a plain file's pages are not listed one by one
 
 # what tifffile and the decoders below it raise on damaged files
 _DAMAGE = (
@@ -42,27 +49,27 @@ class TiffSource(Source):
         super().__init__(str(path))
         self._complaints: list[str] = []  # about the file as a whole
         self._missing = 0  # pages that lie beyond the end of the file
-        try:
-            with _heard(self._complaints):
-                self._file = tifffile.TiffFile(path)
-        except _DAMAGE as error:
-            raise SourceError(f"{path} is no TIFF that can be read ({error}): is it whole?") from error
         with ExitStack() as opened:
+            try:
+                handle = opened.enter_context(path.open("rb", buffering=_BUFFER_BYTES))
+                with _heard(self._complaints):
+                    self._file = tifffile.TiffFile(handle)
+            except _DAMAGE as error:
+                raise SourceError(f"{path} is no TIFF that can be read ({error}): is it whole?") from error
             opened.callback(self._file.close)
             self._open(path)
-            opened.pop_all()
+            self._opened = opened.pop_all()
 
     def _open(self, path: Path) -> None:
         try:
             with _heard(self._complaints):
-                series = self._file.series[0]
-                self._pages = self._find()
-                codec = tifffile.COMPRESSION(series.keyframe.compression).name.lower()
+                axes, shape = self._find()
+                codec = tifffile.COMPRESSION(self._first.compression).name.lower()
         except _DAMAGE as error:
             raise SourceError(f"{path} is no TIFF that can be read ({error}): is it whole?") from error
-        if mixed := _other_axes(series):
+        if mixed := _other_axes(axes, shape):
             raise SourceError(
-                f"{path} has axes {series.axes} of {series.shape}: {mixed} are no time points; "
+                f"{path} has axes {axes} of {shape}: {mixed} are no time points; "
                 "save one channel and one plane as a stack of its own"
             )
         if len(self._pages) < 2 and (self._complaints or self._missing):
@@ -76,20 +83,27 @@ class TiffSource(Source):
             )
         self.timeline = Timeline(len(self._pages))
         self.spec = FrameSpec.of(first)
-        self.container = {"format": "tiff", "codec": codec, "axes": series.axes}
+        self.container = {"format": "tiff", "codec": codec, "axes": axes}
         self.container |= {"width": self.spec.width, "height": self.spec.height}
 
-    def _find(self) -> list[Callable[[], Image]]:
-        """How to get each frame. Writers that add page by page make a series of each page, so all that fit count."""
+    def _find(self) -> tuple[str, tuple[int, ...]]:
+        """Learns how to get each frame; returns the axes of the first series, and its shape.
+
+        Writers that add page by page make a series of each page, so all series that fit count.
+        """
+        self._pages: list[Callable[[], Image]] = []
+        self._first = self._file.pages.first
+        if chain := _chain(self._file):
+            self._pages += [partial(self._alone, number) for number in range(len(self._file.pages))]
+            return chain
         whole = self._file.series
-        fitting = [series for series in whole if _kind(series) == _kind(whole[0])]
-        pages: list[Callable[[], Image]] = []
-        for series in fitting:
+        self._first = whole[0].keyframe
+        for series in [series for series in whole if _kind(series) == _kind(whole[0])]:
             if series.dataoffset is None or not series.size:
-                pages += [partial(self._decoded, series, number) for number in range(len(series.pages))]
+                self._pages += [partial(self._decoded, series, number) for number in range(len(series.pages))]
             else:
-                pages += self._mapped(series)
-        return pages
+                self._pages += self._mapped(series)
+        return whole[0].axes, whole[0].shape
 
     def _mapped(self, series: tifffile.TiffPageSeries) -> list[Callable[[], Image]]:
         """Uncompressed, contiguous pages, straight from the file's bytes; only those that lie within the file."""
@@ -99,17 +113,23 @@ class TiffSource(Source):
         size, promised = page.size * dtype.itemsize, series.size // page.size
         there = min(promised, max(0, self._file.filehandle.size - begin) // size)
         self._missing += promised - there
-        data = np.memmap(self._file.filehandle.path, np.uint8, "r")
-
-        def load(offset: int) -> Image:
-            return np.asarray(data[offset : offset + size]).view(dtype).reshape(page.shape)
-
-        return [partial(load, begin + number * size) for number in range(there)]
+        if not there:
+            return []
+        stack = at_random(np.memmap(self._file.filehandle.path, dtype, "r", begin, (there, *page.shape)))
+        return [partial(copy_frame, stack, number) for number in range(there)]
 
     def _decoded(self, series: tifffile.TiffPageSeries, number: int) -> Image:
         page = series.pages[number]
         if page is None:
             raise SourceError(f"{self.name}: page {number} is missing")
+        pixels: Image = page.asarray()
+        return pixels
+
+    def _alone(self, number: int) -> Image:
+        """A page of a chain, whose tags are read only now."""
+        page = self._file.pages.get(number)
+        if page.hash != self._first.hash:
+            raise ValueError(f"{page.shape} {page.dtype} is not like the first page's {self._first.shape}")
         pixels: Image = page.asarray()
         return pixels
 
@@ -121,7 +141,7 @@ class TiffSource(Source):
                 pixels = self._pages[number]()
         except _DAMAGE as error:
             raise SourceError(f"{self.name}: page {number} cannot be read ({error})") from error
-        pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
         if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[2] not in (3, 4):
             pixels = np.moveaxis(pixels, 0, 2)  # planes one after the other
         if pixels.ndim == 3 and pixels.shape[2] >= 3:
@@ -142,12 +162,7 @@ class TiffSource(Source):
         elif self._complaints:
             self.warnings.append(f"damage: {self._complaints[0]}; {there} pages can be read")
         self.damaged = self._missing or len(self._complaints)
-        for index in range(len(self._pages)):
-            if plan.over(index, None):
-                return
-            self.seen += 1
-            if not plan.due(index, None):
-                continue
+        for index in self.due(plan, there):
             try:
                 pixels = self._load(index)
             except SourceError as error:
@@ -157,7 +172,7 @@ class TiffSource(Source):
             yield Frame(index, None, pixels)
 
     def close(self) -> None:
-        self._file.close()
+        self._opened.close()
 
 
 def holds_stack(path: Path) -> bool:
@@ -170,9 +185,43 @@ def holds_stack(path: Path) -> bool:
     return source.timeline is not None and source.timeline.frames > 1
 
 
-def _other_axes(series: tifffile.TiffPageSeries) -> str:
+def _chain(file: tifffile.TiffFile) -> tuple[str, tuple[int, ...]] | None:
+    """Axes and shape of a plain file of many pages that are all alike; None if only tifffile's `series` can tell.
+
+    `series` reads the strip table of each page, and compares with one another the pages that tifffile's own writer
+    added one by one: 20,000 of them for half a minute. Here some pages are looked at; `_alone` looks at the others.
+    """
+    total = len(file.pages)
+    if total < _MANY_PAGES or file.pages.first.subifds is not None or file.flags - {"shaped", "uniform"}:
+        return None
+    spots = sorted({*range(8), *range(0, total, total // 32), total - 1})
+    looked_at: list[Any] = [file.pages.get(number) for number in spots]
+    first, *others = looked_at
+    if any(page.hash != first.hash or page.subifds is not None for page in others):
+        return None
+    if not any(page.is_shaped for page in (first, *others)):
+        return f"I{first.axes}", (total, *first.shape)
+    told = [_description(page) for page in (first, *others)]
+    if all(math.prod(description.get("shape", [0])) == first.size for description in told):
+        return first.axes, first.shape  # each page is a stack of its own
+    shape = tuple(told[0].get("shape", ()))
+    if first.is_contiguous or any(told[1:]) or shape != (total, *first.shape):
+        return None
+    return told[0].get("axes", f"Q{first.axes}"), shape
+
+
+def _description(page: tifffile.TiffPage) -> dict[str, Any]:
+    """What tifffile's writer noted at the first page of a stack; empty where it did not."""
+    try:
+        noted: dict[str, Any] = json.loads(page.description) if page.is_shaped else {}
+    except ValueError:
+        return {}
+    return noted
+
+
+def _other_axes(axes: str, shape: tuple[int, ...]) -> str:
     """Names what else than time the pages run over, where they run over two things; a lone Z is often time."""
-    pages = {axis: length for axis, length in zip(series.axes, series.shape, strict=False) if axis not in "YXS"}
+    pages = {axis: length for axis, length in zip(axes, shape, strict=False) if axis not in "YXS"}
     long = {axis: length for axis, length in pages.items() if length > 1}
     names = {"C": "channels", "Z": "planes"}
     return " and ".join(f"{length} {names[axis]}" for axis, length in long.items() if axis in names and len(long) > 1)
