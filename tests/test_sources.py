@@ -7,7 +7,7 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from gpu_bgstat.frames import Frame, Image
 from gpu_bgstat.schedule import Planned
 from gpu_bgstat.sources import open_source
 from gpu_bgstat.sources.pipe import PipeSource
-from gpu_bgstat.sources.source import Source
+from gpu_bgstat.sources.source import ReadAgainError, Source
 from gpu_bgstat.sources.video import VideoSource
 from gpu_bgstat.sources.video_file import LocalFile
 
@@ -84,7 +84,10 @@ def everything(frames: int = 10**9) -> Planned:
 
 def frames_of(source: Source, plan: Planned | None = None) -> list[Frame]:
     with closing(source):
-        return list(source.read(plan or everything()))
+        for _ in range(9):
+            with suppress(ReadAgainError):
+                return list(source.read(plan or everything()))
+    raise AssertionError("the source never came to an end of correcting itself")
 
 
 def pixels_of(given: Any) -> list[Image]:
@@ -177,9 +180,7 @@ def test_video_equals_a_plain_decode_and_opencv(name: str) -> None:
 
 
 @pytest.mark.recordings
-@pytest.mark.parametrize(
-    "name", sorted(set(FRAMES) - {"codec/exo_roadtrip-vp92-10bit.webm", "codec/lrs_escalator.avi"})
-)
+@pytest.mark.parametrize("name", sorted(set(FRAMES) - {"codec/lrs_escalator.avi"}))
 def test_video_is_as_long_as_foretold(name: str) -> None:
     """The packets tell the number of frames, and increasing times, before any decoding."""
     timeline = VideoSource(LocalFile(recording(name))).timeline
@@ -189,15 +190,13 @@ def test_video_is_as_long_as_foretold(name: str) -> None:
 
 
 @pytest.mark.recordings
-@pytest.mark.parametrize(
-    "name", ["codec/exo_roadtrip-vp92-10bit.webm", "codec/lrs_escalator.avi", "codec/opencv_tree.avi"]
-)
+@pytest.mark.parametrize("name", ["codec/lrs_escalator.avi", "codec/opencv_tree.avi"])
 def test_a_header_that_lies_is_corrected_and_told(name: str) -> None:
     source = VideoSource(LocalFile(recording(name)))
     frames = list(source.read(everything(source.timeline.frames if source.timeline else 0)))
     assert source.seen == len(frames) == FRAMES[name]
     assert source.timeline is not None and source.timeline.frames == FRAMES[name]
-    assert any(f"{FRAMES[name]} could be decoded" in warning for warning in source.warnings)
+    assert any(f"and {FRAMES[name]} " in warning for warning in source.warnings)
 
 
 @pytest.mark.recordings
@@ -261,9 +260,7 @@ def test_damage_in_the_middle_of_a_recording_is_passed_over() -> None:
 
 
 @pytest.mark.recordings
-@pytest.mark.parametrize(
-    "name", ["codec/exo_roadtrip-vp92-10bit.webm", "codec/lrs_escalator.avi", "codec/opencv_tree.avi"]
-)
+@pytest.mark.parametrize("name", ["codec/lrs_escalator.avi", "codec/opencv_tree.avi"])
 def test_spread_samples_of_a_file_that_lies_are_chosen_anew(name: str) -> None:
     """The estimate is the median and variance of samples spread over the frames that are really there."""
     path, limit = recording(name), 7

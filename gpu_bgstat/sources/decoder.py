@@ -7,12 +7,14 @@ on that the index did not foretell.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import av.error
+import numpy as np
 from av.video.frame import VideoFrame
 
 from gpu_bgstat.sources.decode_plan import Stretch, keyframe_after, keyframe_before
@@ -75,7 +77,6 @@ class Decoder:
 
     def pictures(self, stretch: Stretch) -> Iterator[tuple[int, VideoFrame]]:
         """(frame number, picture) for each wanted frame, in order. Raises FalseIndexError, DamageError."""
-        numbers = {int(self._index.pts[row]): number for number, row in stretch.wanted}
         needed = {stretch.first, *(row for _, row in stretch.wanted)}
         sift = _Sift(self._index, stretch, self._size)
         self._go_to(stretch.first)
@@ -83,18 +84,13 @@ class Decoder:
             for row in range(stretch.first, stretch.stop):
                 packet = self._take(row)
                 self._skip(self._spares and row not in needed)
-                for picture in sift(packet.decode()):
-                    if picture.pts in numbers:
-                        yield numbers.pop(picture.pts), picture
-            for picture in sift(self._codec.decode(None)):
-                if picture.pts in numbers:
-                    yield numbers.pop(picture.pts), picture
+                yield from sift(packet.decode())
+            yield from sift(self._codec.decode(None))
         except av.error.FFmpegError as error:
             raise DamageError from error
         finally:
             self._codec.flush_buffers()
-        if numbers:
-            raise DamageError
+        yield from sift.rest()
 
     def tolerantly(self, stretch: Stretch, toll: Toll) -> Iterator[tuple[int, VideoFrame]]:
         """A damaged stretch again, as a sequential decoder meets it: every packet between the keyframes around it.
@@ -197,34 +193,56 @@ class Decoder:
 
 
 class _Sift:
-    """Lets the pictures of a stretch through that it must give; whatever should not be there raises."""
+    """Lets the wanted pictures of a stretch through; whatever should not be there raises.
+
+    A picture waits until all that it may refer to have come out whole: pictures are shown in another order than they
+    are decoded in, and damage to a reference shows only when that one comes out.
+    """
 
     def __init__(self, index: PacketIndex, stretch: Stretch, size: tuple[int, int]) -> None:
         self._index = index
         self._stretch = stretch
         self._size = size
         self._begin = int(index.pts[stretch.first])
+        self._numbers = {int(index.pts[row]): number for number, row in stretch.wanted}
+        self._latest = np.maximum.accumulate(index.pts[stretch.first : stretch.stop])
         self._last: int | None = None
+        self._waiting: deque[tuple[int, int, VideoFrame]] = deque()  # until which time, frame number, picture
 
-    def __call__(self, pictures: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+    def __call__(self, pictures: Iterable[VideoFrame]) -> Iterator[tuple[int, VideoFrame]]:
+        """(frame number, picture) for those that can be handed on now; raises FalseIndexError, DamageError."""
         for picture in pictures:
             row = self._index.row(picture.pts)
             if not self._stretch.first <= row < self._stretch.stop:
                 raise FalseIndexError(f"a frame came out at {picture.pts}, where none of its packets is shown")
-            if self._index.pts[row] < self._begin:
+            pts = int(self._index.pts[row])
+            if pts < self._begin:
                 continue  # a leading picture, whose references were not decoded
-            if row == self._stretch.first and not picture.key_frame:
-                raise FalseIndexError(f"packet {row} is marked as a keyframe and is none")
-            if (picture.width, picture.height) != self._size:
-                raise FalseIndexError(f"frames change their size to {picture.width}x{picture.height}")
-            if self._last is not None and self._index.pts[row] <= self._last:
-                raise FalseIndexError(f"the frame at {picture.pts} came out after that at {self._last}")
-            if self._last is None and row != self._stretch.first and self._index.shown[self._stretch.first]:
-                raise DamageError  # the keyframe gave no frame
-            if picture.is_corrupt:
-                raise DamageError
-            self._last = int(self._index.pts[row])
-            yield picture
+            self._check(picture, row, pts)
+            self._last = pts
+            if pts in self._numbers:
+                self._waiting.append((int(self._latest[row - self._stretch.first]), self._numbers.pop(pts), picture))
+            while self._waiting and self._waiting[0][0] <= pts:
+                yield self._waiting.popleft()[1:]
+
+    def _check(self, picture: VideoFrame, row: int, pts: int) -> None:
+        first = self._stretch.first
+        if row == first and not picture.key_frame:
+            raise FalseIndexError(f"packet {row} is marked as a keyframe and is none")
+        if (picture.width, picture.height) != self._size:
+            raise FalseIndexError(f"frames change their size to {picture.width}x{picture.height}")
+        if self._last is not None and pts <= self._last:
+            raise FalseIndexError(f"the frame at {pts} came out after that at {self._last}")
+        silent = self._last is None and row != first and self._index.shown[first]  # the keyframe gave no frame
+        if silent or picture.is_corrupt:
+            raise DamageError
+
+    def rest(self) -> Iterator[tuple[int, VideoFrame]]:
+        """Those that wait still, after the last packet; raises DamageError if a wanted one never came."""
+        for _, number, picture in self._waiting:
+            yield number, picture
+        if self._numbers:
+            raise DamageError
 
 
 def _one_layer(codec: Any) -> bool:

@@ -25,7 +25,6 @@ Flags = NDArray[np.bool_]
 TABLES, PACKETS = "the container's tables", "reading all packets"  # where an index comes from
 _BIT_A_MACROBLOCK = {"mpeg4", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "h263", "flv1"}
 _HIDES_FRAMES = {"vp8", "vp9"}  # packets of frames that are never shown, told only by their first byte
-_MOST_AFTER_AVI = 1 << 20  # bytes of other tables behind the last packet
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,8 @@ def from_tables(file: VideoFile, container: Any) -> PacketIndex | None:
     if mp4:
         with file.bytes() as opened:
             offsets = mp4_tables.composition_offsets(opened, stream.id, len(table))
-    elif len(table) and file.size - int(table[-1, 1:3].sum()) > _MOST_AFTER_AVI + 64 * len(table):
-        return None  # the table ends long before the file
+    elif len(table) != stream.frames:
+        return None  # the file was cut before its table, or its header is wrong
     table = table[table[:, 2] > 0] if not mp4 else table
     if offsets is None or not len(table) or (np.diff(table[:, 1]) <= 0).any():
         return None
