@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 import numpy as np
 from natsort import natsorted
@@ -15,7 +16,7 @@ from natsort import natsorted
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Image
-from gpu_bgstat.sources import images
+from gpu_bgstat.sources import addresses, images
 from gpu_bgstat.sources.arrays import IterableSource, StackSource, load_stack
 from gpu_bgstat.sources.camera import CameraSource
 from gpu_bgstat.sources.chunked import divided
@@ -23,6 +24,7 @@ from gpu_bgstat.sources.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from gpu_bgstat.sources.hdf5 import Hdf5Source
 from gpu_bgstat.sources.images import ImageSource
 from gpu_bgstat.sources.joined import JoinedSource
+from gpu_bgstat.sources.remote import RemoteFile, is_file
 from gpu_bgstat.sources.source import Source
 from gpu_bgstat.sources.tiff import TiffSource, holds_stack
 from gpu_bgstat.sources.video import VideoSource
@@ -55,8 +57,10 @@ def _open_text(text: str, config: Config | None) -> Source:
     text = text.removeprefix("file://")
     if not text:
         raise SourceError("the source has no name: give a path (is a shell variable empty?)")
-    if text.startswith("camera:") or "://" in text:
+    if text.startswith("camera:"):
         return CameraSource(text)
+    if addresses.is_url(text):
+        return _open_url(text, config)
     path = Path(text)
     if glob.has_magic(text) and not os.path.lexists(divided(path)[0]):  # a file may really have brackets in its name
         matches: list[str] = natsorted(glob.glob(text, recursive=True))
@@ -66,28 +70,44 @@ def _open_text(text: str, config: Config | None) -> Source:
     return _open_path(path, config)
 
 
+def _open_url(url: str, config: Config | None) -> Source:
+    """A file if the server tells its length, else a live stream."""
+    if addresses.is_live(url):
+        return CameraSource(url)
+    suffix = Path(urlsplit(url).path).suffix.lower()
+    if suffix in (*_BY_SUFFIX, *HDF5_SUFFIXES, *images.SUFFIXES, ".zarr"):
+        raise SourceError(
+            f"{addresses.without_secrets(url)}: of remote files only videos can be read: download it first"
+        )
+    if urlsplit(url).scheme.lower() in ("http", "https") and not is_file(url):
+        return CameraSource(url)
+    return VideoSource(RemoteFile(url), config)
+
+
 def _open_many(texts: Sequence[str], config: Config | None, name: str | None = None) -> Source:
     """Single images become one sequence; anything else is joined in order."""
+    if any(addresses.is_url(text) for text in texts):
+        return _join(texts, config)
     paths = [Path(text) for text in texts]
     for path in paths:
         _check(path)
     if len(paths) > 1 and all(path.suffix.lower() in images.SUFFIXES for path in paths):
         return _open_images(name or f"{paths[0]} … {paths[-1]}", paths)
-    return _join(paths, config)
+    return _join(texts, config)
 
 
 def _open_images(name: str, paths: Sequence[Path]) -> Source:
     """One image file is one frame, except that multi-page TIFFs are parts of one recording."""
     if paths[0].suffix.lower() in (".tif", ".tiff") and holds_stack(paths[0]):
-        return _join(paths, None)
+        return _join([str(path) for path in paths], None)
     return ImageSource(name, paths)
 
 
-def _join(paths: Sequence[Path], config: Config | None) -> Source:
+def _join(texts: Sequence[str], config: Config | None) -> Source:
     with ExitStack() as opened:  # if one cannot be opened, the others are closed
         parts = []
-        for path in paths:
-            parts.append(_open_path(path, config))
+        for text in texts:
+            parts.append(_open_url(text, config) if addresses.is_url(text) else _open_path(Path(text), config))
             opened.callback(parts[-1].close)
         opened.pop_all()
     return parts[0] if len(parts) == 1 else JoinedSource(parts)

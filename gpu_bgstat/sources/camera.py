@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from threading import Thread
-from typing import TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Iterator
 
 import cv2
 
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import ConfigError, SourceError
 from gpu_bgstat.frames import Frame, Plan
+from gpu_bgstat.sources.addresses import without_secrets
 from gpu_bgstat.sources.source import Source
+from gpu_bgstat.sources.waiting import interruptibly
 
 TIMEOUT_MS = 10_000  # to connect, and to wait for the next frame
-
-Result = TypeVar("Result")
 
 
 class CameraSource(Source):
     """`camera:0` or a URL. A frame's time is when it arrived, since the first one."""
 
     def __init__(self, address: str) -> None:
-        super().__init__(_without_password(address))
+        super().__init__(without_secrets(address))
         self._waiting = True  # a thread is inside the capture, which must not be released then
-        self._capture = _interruptibly(lambda: _capture(address))
+        self._capture = interruptibly(lambda: _capture(address))
         self._waiting = False
         if not self._capture.isOpened():
             raise SourceError(f"{self.name} cannot be opened: is it there, and free?")
@@ -63,19 +60,13 @@ class CameraSource(Source):
 
     def _grab(self) -> bool:
         self._waiting = True
-        found = _interruptibly(self._capture.grab)
+        found = interruptibly(self._capture.grab)
         self._waiting = False
         return found
 
     def close(self) -> None:
         if not self._waiting:
             self._capture.release()
-
-
-def _without_password(address: str) -> str:
-    """rtsp://user:password@host/… without the part that must not stand in a report."""
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else address
 
 
 def _capture(address: str) -> cv2.VideoCapture:
@@ -86,22 +77,3 @@ def _capture(address: str) -> cv2.VideoCapture:
     if not number.isdecimal() or len(number) > 4:
         raise SourceError(f"{address} is no camera: give camera:0 for the first one")
     return cv2.VideoCapture(int(number))
-
-
-def _interruptibly(call: Callable[[], Result]) -> Result:
-    """The call's result. It runs in a thread, since OpenCV hears no Ctrl-C while it waits for a silent stream."""
-    results: list[Result] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            results.append(call())
-        except Exception as error:  # noqa: BLE001 (raised again by the caller)
-            errors.append(error)
-
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]

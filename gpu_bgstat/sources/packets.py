@@ -87,7 +87,7 @@ def from_tables(file: VideoFile, container: Any) -> PacketIndex | None:
     table = np.asarray(entries, np.int64).reshape(-1, 4)
     offsets: Ticks | None = np.zeros(len(table), np.int64)
     if mp4:
-        with file.bytes() as opened:
+        with file.raw() as opened:
             offsets = mp4_tables.composition_offsets(opened, stream.id, len(table))
     elif len(table) != stream.frames:
         return None  # the file was cut before its table, or its header is wrong

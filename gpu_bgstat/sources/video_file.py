@@ -26,7 +26,7 @@ class VideoFile(Protocol):
         Raises SourceError with FFmpeg's reason, and if the file is not the one any more that was opened first.
         """
 
-    def bytes(self) -> BinaryIO:
+    def raw(self) -> BinaryIO:
         """The raw bytes."""
 
     def changes(self) -> list[str]:
@@ -63,7 +63,7 @@ class LocalFile:
             raise SourceError(f"{self.name} was replaced while it was read: start again")
         return container
 
-    def bytes(self) -> BinaryIO:
+    def raw(self) -> BinaryIO:
         return self._path.open("rb")
 
     def changes(self) -> list[str]:

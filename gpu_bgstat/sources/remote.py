@@ -1,0 +1,203 @@
+"""A video file behind a URL (https://, s3://, anything that fsspec reads): only the ranges that are needed are fetched.
+
+    https://host/rec.mp4   [header]····[stretch]·······[stretch]····[index]      [ ] fetched, · never
+
+FFmpeg reads through `_Reader`, decoders share what was fetched. Where the plan has said which bytes come next, a range
+is fetched as one piece; elsewhere pieces begin small and double while reading goes straight on.
+"""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_right
+from collections import OrderedDict
+from threading import Lock
+from typing import Any, BinaryIO
+
+from gpu_bgstat.errors import SourceError
+from gpu_bgstat.sources.addresses import without_secrets
+from gpu_bgstat.sources.video_file import open_container
+from gpu_bgstat.sources.waiting import interruptibly
+
+TIMEOUT_S = 30.0  # without an answer to one request
+_ATTEMPTS = 3
+_FIRST_BYTES = 1 << 16  # of a piece where nothing is known about what comes next
+_MOST_BYTES = 1 << 22  # of any piece
+_KEPT_BYTES = 1 << 26  # of pieces, for the other decoders, and for what is read twice
+_MARKS = ("size", "ETag", "Last-Modified", "LastModified", "mtime", "Content-MD5")  # by which a file is known again
+INSTALL = "pip install 'gpu-bgstat[remote]'"
+
+
+class RemoteFile:
+    """A URL. Safe to be read by several threads."""
+
+    def __init__(self, url: str) -> None:
+        """Raises SourceError if it cannot be reached, or cannot be read in parts."""
+        self.name = without_secrets(url)
+        self._closed = False
+        try:
+            from fsspec.core import url_to_fs  # noqa: PLC0415  (an extra)
+        except ImportError as error:
+            raise SourceError(f"{self.name} is read by fsspec, which is not installed: {INSTALL}") from error
+        try:
+            self._fs, self._path = url_to_fs(url)
+            self._marks = self._look()
+        except ImportError as error:
+            raise SourceError(f"{self.name}: a library for this protocol is missing ({error}): {INSTALL}") from error
+        except ValueError as error:
+            raise SourceError(f"{self.name}: {str(error).splitlines()[0]}") from error
+        if self._marks.get("size") is None:
+            raise SourceError(f"{self.name}: the server does not tell its size, so it cannot be read in parts")
+        self.size = int(self._marks["size"])
+        if not self.size:
+            raise SourceError(f"{self.name} is empty")
+        self._pieces: OrderedDict[int, bytes] = OrderedDict()  # by where they begin; the last used last
+        self._kept = 0
+        self._expected: list[tuple[int, int]] = []
+        self._ahead = (0, _FIRST_BYTES)  # where unforeseen reading would go on, and how much comes then
+        self._lock = Lock()
+        self.fetched = 0  # bytes
+
+    def _look(self) -> dict[str, Any]:
+        """What tells one state of the file from another."""
+        try:
+            self._fs.invalidate_cache()
+            found = interruptibly(lambda: self._fs.info(self._path), TIMEOUT_S)
+        except (ImportError, ValueError):
+            raise
+        except Exception as error:
+            raise SourceError(f"{self.name} cannot be reached ({_words(error)}): check the address") from error
+        return {mark: found[mark] for mark in _MARKS if found.get(mark) is not None}
+
+    def open(self, **options: Any) -> Any:
+        if self._look() != self._marks:
+            raise SourceError(f"{self.name} was replaced while it was read: start again")
+        return open_container(_Reader(self), self.name, **options)
+
+    def raw(self) -> BinaryIO:
+        return io.BufferedReader(_Reader(self))
+
+    def changes(self) -> list[str]:
+        try:
+            now = self._look()
+        except SourceError:
+            return [f"{self.name} cannot be reached any more; all that was needed had been read by then"]
+        if now != self._marks:
+            raise SourceError(f"{self.name} was changed while it was read: start again when it is finished")
+        return []
+
+    def expect(self, ranges: list[tuple[int, int]]) -> None:
+        with self._lock:
+            self._expected = sorted(ranges)
+
+    def close(self) -> None:
+        self._closed = True
+        self._pieces.clear()
+
+    def read(self, at: int, most: int) -> bytes:
+        """Up to so many bytes from there; fewer at the end of a piece, none at the end of the file."""
+        if at >= self.size or most <= 0:
+            return b""
+        with self._lock:
+            found = self._from_pieces(at, most)
+            begin, end = self._range(at)
+        if found is not None:
+            return found
+        data = self._fetch(begin, end)
+        with self._lock:
+            self._keep(begin, data)
+        return data[at - begin : at - begin + most]
+
+    def _from_pieces(self, at: int, most: int) -> bytes | None:
+        for begin, piece in self._pieces.items():
+            if begin <= at < begin + len(piece):
+                self._pieces.move_to_end(begin)
+                return piece[at - begin : at - begin + most]
+        return None
+
+    def _range(self, at: int) -> tuple[int, int]:
+        """What to fetch, when the byte at `at` is wanted."""
+        place = bisect_right(self._expected, (at, self.size)) - 1
+        if place >= 0 and at < self._expected[place][1]:
+            return at, min(self._expected[place][1], at + _MOST_BYTES)
+        expected, size = self._ahead
+        size = min(2 * size, _MOST_BYTES) if at == expected else _FIRST_BYTES
+        following = self._expected[place + 1][0] if place + 1 < len(self._expected) else self.size
+        end = min(at + size, self.size, following if following > at else self.size)
+        self._ahead = end, size
+        return at, end
+
+    def _keep(self, begin: int, data: bytes) -> None:
+        self.fetched += len(data)
+        self._kept += len(data) - len(self._pieces.get(begin, b""))
+        self._pieces[begin] = data
+        while self._kept > _KEPT_BYTES and len(self._pieces) > 1:
+            self._kept -= len(self._pieces.popitem(last=False)[1])
+
+    def _fetch(self, begin: int, end: int) -> bytes:
+        """These bytes; raises SourceError after some attempts."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            if self._closed:
+                raise SourceError(f"{self.name} was closed while it was read")
+            try:
+                data = interruptibly(lambda: self._fs.cat_file(self._path, start=begin, end=end), TIMEOUT_S)
+            except Exception as error:
+                if attempt < _ATTEMPTS and not isinstance(error, FileNotFoundError | PermissionError):
+                    continue
+                raise SourceError(
+                    f"{self.name}: bytes {begin} to {end} cannot be had ({_words(error)}, {attempt} attempts): "
+                    "is the server up?"
+                ) from error
+            if len(data) != end - begin:
+                raise SourceError(
+                    f"{self.name}: the server gave {len(data)} bytes for a range of {end - begin}: "
+                    "it does not serve ranges, so download the file first"
+                )
+            return bytes(data)
+        raise AssertionError
+
+
+class _Reader(io.RawIOBase):
+    """A file object with a place of its own, for one container."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        super().__init__()
+        self._file = file
+        self._at = 0
+        self.name = file.name  # FFmpeg looks at its ending
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def is_file(url: str) -> bool:
+    """Whether an http(s) server says how long this is, as for files and not for live streams.
+
+    False also where nothing can be said: without fsspec, or if nobody answers.
+    """
+    try:
+        RemoteFile(url)
+    except SourceError:
+        return False
+    return True
+
+
+def _words(error: Exception) -> str:
+    text = str(error).splitlines()
+    return f"{type(error).__name__}: {without_secrets(text[0])}" if text and text[0] else type(error).__name__
