@@ -11,7 +11,6 @@ frame's. Where a container has no timestamp, or one that does not increase, the 
 from __future__ import annotations
 
 import logging
-import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from gpu_bgstat.backends.tiles import cores
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
@@ -203,12 +203,11 @@ class VideoSource(Source):
         raise ReadAgainError(f"{self.name}: {len(lost)} frames are lost, so those behind them have other numbers")
 
     def _crew(self, index: PacketIndex, parts: Sequence[Stretch]) -> Crew:
-        cores = available_cores()
         wide, high = self._size
         fitting = _DECODER_BYTES // (_PICTURES_HELD * max(1, wide * high * 3 // 2 * (1 + self._deep)))
-        decoders = self._config.decoders or min(cores, max(1, fitting))
+        decoders = self._config.decoders or min(cores(), max(1, fitting))
         decoders = max(1, min(decoders, len(parts)))
-        threads = -(-cores // decoders)
+        threads = -(-cores() // decoders)
 
         def make(tolerant: bool) -> Decoder:
             return Decoder(self._file, index, self._size, 0 if tolerant else threads)
@@ -313,8 +312,3 @@ def _bytes(index: PacketIndex, part: Stretch) -> tuple[int, int]:
     """Where the packets of a stretch lie in the file."""
     begin = index.begin[part.first : part.stop]
     return int(begin.min()), int((begin + index.size[part.first : part.stop]).max())
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
