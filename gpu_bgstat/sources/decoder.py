@@ -19,7 +19,6 @@ from av.video.frame import VideoFrame
 
 from gpu_bgstat.sources.decode_plan import Stretch, keyframe_after, keyframe_before
 from gpu_bgstat.sources.packets import PacketIndex
-from gpu_bgstat.sources.video_file import VideoFile
 
 # Codecs whose decoders leave out frames that nobody refers to, when asked; all others decode every packet.
 _SKIP_NONREF = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vc1", "wmv3"}
@@ -58,22 +57,18 @@ class Toll:
 class Decoder:
     """One container with its codec: yields the wanted pictures of a stretch."""
 
-    def __init__(
-        self, file: VideoFile, index: PacketIndex, size: tuple[int, int], threads: int, **options: Any
-    ) -> None:
-        """`size` is (width, height) of every frame; `threads` 0 lets FFmpeg choose."""
+    def __init__(self, container: Any, index: PacketIndex, size: tuple[int, int], *, used: bool = False) -> None:
+        """`size` is (width, height) of every frame; `used` says that the first packet has been decoded already."""
         self._index = index
         self._size = size
-        self._container = file.open(**options)
+        self._container = container
         self._stream = self._container.streams.video[0]
         self._codec = self._stream.codec_context
-        self._codec.thread_count = threads
-        self._codec.thread_type = "AUTO" if threads != 1 else "NONE"
         self._spares = self._codec.name in _SKIP_NONREF and _one_layer(self._codec)
         self._packets: Iterator[Any] = self._container.demux(self._stream)
         self._ahead: Any = None  # a packet that was read and not used yet
-        self._next = 0  # the packet that comes next; -1 if unknown
-        self._primed = self._codec.name in _ALONE
+        self._next = -1 if used else 0  # the packet that comes next; -1 if unknown
+        self._primed = used or self._codec.name in _ALONE
 
     def pictures(self, stretch: Stretch) -> Iterator[tuple[int, VideoFrame]]:
         """(frame number, picture) for each wanted frame, in order. Raises FalseIndexError, DamageError."""
@@ -243,6 +238,13 @@ class _Sift:
             yield number, picture
         if self._numbers:
             raise DamageError
+
+
+def set_threads(container: Any, threads: int) -> None:
+    """How many of FFmpeg's threads decode the video, before the first packet; 0 lets FFmpeg choose."""
+    codec = container.streams.video[0].codec_context
+    codec.thread_count = threads
+    codec.thread_type = "AUTO" if threads != 1 else "NONE"
 
 
 def _one_layer(codec: Any) -> bool:

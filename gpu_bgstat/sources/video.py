@@ -32,13 +32,14 @@ from gpu_bgstat.sources import packets
 from gpu_bgstat.sources.completeness import Promise, complaints
 from gpu_bgstat.sources.crew import Crew
 from gpu_bgstat.sources.decode_plan import Stretch, stretches
-from gpu_bgstat.sources.decoder import Decoder, FalseIndexError, Toll
+from gpu_bgstat.sources.decoder import Decoder, FalseIndexError, Toll, set_threads
 from gpu_bgstat.sources.packets import PacketIndex
 from gpu_bgstat.sources.pixels import PixelReader
 from gpu_bgstat.sources.source import ReadAgainError, Source
 from gpu_bgstat.sources.video_file import VideoFile, reason
 
 _DECODER_BYTES = 1 << 30  # what all decoders together may hold in decoded pictures, unless told how many to use
+_FEW_THREADS = 4  # of FFmpeg, for one decoder
 _MOST_LOSSES = 4  # readings that may find lost frames; after that a plan costs more than it saves
 _NAMED = 5  # damaged places that are listed one by one
 _LOG = logging.getLogger("gpu_bgstat")
@@ -60,14 +61,12 @@ class VideoSource(Source):
         self._lost: set[int] = set()  # packets whose frame cannot be decoded
         self._losses = 0  # readings that found some
         self._hidden = 0  # packets that an edit list leaves out
-        with file.open() as container:
-            self._describe(container)
-            tables = packets.from_tables(file, container)
-            first = self._look(container)
-            if tables is not None and first is not None:
-                self._trust(packets.aligned(tables, first), container.streams.video[0].codec_context)
-        if self._index is None:
-            self._scan()
+        self._opened = [file.open()]  # for the first decoder: opening takes as long as decoding a few frames
+        try:
+            self._learn(self._opened[0])
+        except BaseException:
+            self.close()
+            raise
         assert self.timeline is not None
         in_header = (self.container["frames_in_header"] or 0) - self._hidden
         self._promise = Promise(
@@ -78,6 +77,17 @@ class VideoSource(Source):
             transport_stream=self.container["format"] == "mpegts",
             size=file.size,
         )
+
+    def _learn(self, container: Any) -> None:
+        """The header, the first picture, and the index: from the container's tables, else from all packets."""
+        self._describe(container)
+        tables = packets.from_tables(self._file, container)
+        set_threads(container, min(cores(), _FEW_THREADS))
+        first = self._look(container)
+        if tables is not None and first is not None:
+            self._trust(packets.aligned(tables, first), container.streams.video[0].codec_context)
+        if self._index is None:
+            self._scan()
 
     def _describe(self, container: Any) -> None:
         """What the header says."""
@@ -207,10 +217,16 @@ class VideoSource(Source):
         fitting = _DECODER_BYTES // (_PICTURES_HELD * max(1, wide * high * 3 // 2 * (1 + self._deep)))
         decoders = self._config.decoders or min(cores(), max(1, fitting))
         decoders = max(1, min(decoders, len(parts)))
-        threads = -(-cores() // decoders)
+        few = len(parts) <= 2 * decoders  # the last ones to work should not leave cores idle
+        threads = min(cores(), _FEW_THREADS) if few else max(1, cores() // decoders)
 
         def make(tolerant: bool) -> Decoder:
-            return Decoder(self._file, index, self._size, 0 if tolerant else threads)
+            if self._opened and not tolerant:
+                with suppress(IndexError):  # another thread took it
+                    return Decoder(self._opened.pop(), index, self._size, used=True)
+            container = self._file.open()
+            set_threads(container, 0 if tolerant else threads)
+            return Decoder(container, index, self._size)
 
         assert self.timeline is not None and self.timeline.times_s is not None
         return Crew(decoders, make, self._reader, self.timeline.times_s)
@@ -298,6 +314,8 @@ class VideoSource(Source):
         return last + self._frame_s
 
     def close(self) -> None:
+        while self._opened:
+            self._opened.pop().close()
         self._file.close()
 
 
