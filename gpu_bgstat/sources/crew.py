@@ -3,8 +3,8 @@
     stretches ──► decoder 0 ──► pictures ──► pixels ──┐
               └─► decoder 1 ──► pictures ──► pixels ──┴─► outbox ──► frames, in order or as they come
 
-Decoding and conversion run outside Python's global lock. Memory is bounded by what the decoders hold and by the room in
-the outbox.
+Decoding and conversion run outside Python's global lock. A lone decoder leaves the conversion to the reader's thread,
+so that both go on at once. Memory is bounded by what the decoders hold and by the room in the outbox.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from gpu_bgstat.frames import Frame, Image
 from gpu_bgstat.sources.decode_plan import Stretch
 from gpu_bgstat.sources.decoder import DamageError, Decoder, Toll
+
+Ready = Callable[[], Frame]  # makes the frame, or has it already
 
 
 class _Outbox:
@@ -34,13 +37,13 @@ class _Outbox:
         self._numbers = sorted(numbers)
         self._room = room
         self._ordered = ordered
-        self._frames: dict[int, Frame | None] = {}  # by place among all; None: will not come
+        self._frames: dict[int, Ready | None] = {}  # by place among all; None: will not come
         self._taken = 0
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._closed = False
         self._changed = threading.Condition()
 
-    def put(self, number: int, frame: Frame | None) -> bool:
+    def put(self, number: int, frame: Ready | None) -> bool:
         """Waits for room; False if nobody wants frames any more."""
         place = bisect_left(self._numbers, number)
         with self._changed:
@@ -55,7 +58,7 @@ class _Outbox:
 
     def fail(self, error: BaseException) -> None:
         with self._changed:
-            self._error = self._error or error
+            self.error = self.error or error
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -63,14 +66,14 @@ class _Outbox:
             self._closed = True
             self._changed.notify_all()
 
-    def take(self) -> Iterator[Frame]:
+    def take(self) -> Iterator[Ready]:
         """Every frame that comes; raises what a decoder raised."""
         while self._taken < len(self._numbers):
             with self._changed:
-                while not self._error and not self._ready():
+                while not self.error and not self._ready():
                     self._changed.wait()
-                if self._error:
-                    raise self._error
+                if self.error:
+                    raise self.error
                 place = self._taken if self._ordered else next(iter(self._frames))
                 frame = self._frames.pop(place)
                 self._taken += 1
@@ -114,7 +117,12 @@ class Crew:
         for thread in threads:
             thread.start()
         try:
-            yield from outbox.take()
+            for ready in outbox.take():
+                yield ready()
+            for thread in threads:
+                thread.join()
+            if outbox.error:  # found when all frames had been handed on
+                raise outbox.error
         finally:
             outbox.close()
             for thread in threads:
@@ -156,10 +164,19 @@ class _Hand:
                 del left[lost]
                 self._outbox.put(lost, None)
             del left[number]
-            frame = Frame(number, float(self._crew.times_s[number]), self._pixels(picture))
-            if not self._outbox.put(number, frame):
+            ready = partial(self._frame, number, picture)
+            if self._crew.decoders > 1:
+                ready = partial(_given, ready())
+            if not self._outbox.put(number, ready):
                 return False
         return True
 
+    def _frame(self, number: int, picture: VideoFrame) -> Frame:
+        return Frame(number, float(self._crew.times_s[number]), self._pixels(picture))
+
     def close(self) -> None:
         self._decoder.close()
+
+
+def _given(frame: Frame) -> Frame:
+    return frame
