@@ -56,6 +56,7 @@ def _setting_options(command: Command) -> Command:
         click.option("--threshold", type=float, help=_help("threshold")),
         click.option("--fill", type=click.Choice(["median", "global"]), help=_help("fill")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
+        click.option("--decode", type=click.Choice(["auto", "cpu", "nvdec"]), help=_help("decode")),
         click.option("--decoders", type=int, metavar="N", help=_help("decoders")),
         click.option("--device", metavar="DEVICE", help=_help("device")),
         click.option("--preset", type=click.Choice(list(PRESETS)), default="default", help="where to begin"),

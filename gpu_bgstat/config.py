@@ -118,6 +118,9 @@ class Config(BaseModel):
     duration: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="seconds from the start of the range; live sources need it"
     )
+    decode: Literal["auto", "cpu", "nvdec"] = Field(
+        "auto", description="what decodes video: auto and cpu the CPU, nvdec an NVIDIA GPU's decoder (or fail)"
+    )
     decoders: Annotated[int, BeforeValidator(_whole)] | None = Field(
         None,
         ge=1,

@@ -23,12 +23,12 @@ from av.video.reformatter import Interpolation
 from conftest import STANDIN, only_standin
 from numpy.typing import NDArray
 
-from gpu_bgstat import doctor
+from gpu_bgstat import Config, doctor, estimate
 from gpu_bgstat.arena import Arena
 from gpu_bgstat.backends import cpu, nvdec, trial
 from gpu_bgstat.backends.colors import WEIGHTS, coefficients
 from gpu_bgstat.backends.cuda import cupy, visible
-from gpu_bgstat.errors import DeviceError
+from gpu_bgstat.errors import ConfigError, DeviceError
 
 pytestmark = pytest.mark.skipif(int(av.__version__.partition(".")[0]) < 17, reason="needs PyAV 17")
 Bytes = NDArray[np.uint8]
@@ -166,19 +166,29 @@ def test_pyavs_planes_are_as_the_kernel_takes_them() -> None:
 # --- the choice ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("decode, device", [("cpu", "auto"), ("cpu", "gpu:0"), ("auto", "cpu")])
-def test_the_cpu_decodes_when_asked(decode: str, device: str, film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nvdec, "visible", lambda: pytest.fail("CUDA was called"))
-    assert trial.choose(film, decode, device) == (None, "decoding on the CPU, as asked")
-
-
 def test_another_codec_is_never_decoded_by_the_hardware(tmp_path: Path) -> None:
     path = tmp_path / "arena.avi"
     Arena(width=96, height=72).film(path, 3, "mpeg4")
-    device, why = trial.choose(path, "auto", "auto")
-    assert device is None and why.startswith("decoding on the CPU, because ")
-    with pytest.raises(DeviceError, match=r"decode=nvdec cannot be had for .*arena.avi: .* use --decode auto or"):
-        trial.choose(path, "nvdec", "auto")
+    with pytest.raises(DeviceError, match=r"decode=nvdec cannot be had for .*arena.avi: .* use --decode cpu"):
+        trial.choose(path, "auto")
+
+
+def test_only_who_asks_for_it_gets_it(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` stays on the CPU, and calls nothing of CUDA to decode."""
+    monkeypatch.setattr(nvdec, "visible", lambda: pytest.fail("CUDA was called"))
+    monkeypatch.setattr(trial, "choose", lambda *arguments: pytest.fail("hardware was looked for"))
+    for decode in ("auto", "cpu"):
+        run = estimate(film, Config(every=10, decode=decode, device="cpu")).run
+        assert run.decoding["way"] == "planned" and "nvdec" not in str(run.decoding)
+
+
+def test_nvdec_or_an_error(film: Path) -> None:
+    if not nvdec.unavailable() and not STANDIN:
+        pytest.skip("there may be hardware here")
+    with pytest.raises(DeviceError, match=r"decode=nvdec cannot be had for .*: use --decode cpu"):
+        estimate(film, Config(every=10, decode="nvdec"))
+    with pytest.raises(ConfigError, match="decode=nvdec gives 8 bits"):
+        estimate(film, Config(every=10, decode="nvdec", depth=16))
 
 
 @pytest.mark.parametrize("codec", trial.ENCODERS)
@@ -327,15 +337,13 @@ class TestDevice:
             nvdec.to_bgr(picture)
 
     @only_standin
-    def test_without_nvdec_the_cpu_decodes_or_it_is_an_error(self, film: Path) -> None:
+    def test_without_nvdec_it_is_an_error(self, film: Path) -> None:
         """The stand-in has no decoder; FFmpeg finds that out."""
         with pytest.raises(DeviceError, match=r"gpu:0 cannot decode arena.mp4 \(.*\): in a container, set NVIDIA_"):
             nvdec.opened(film, 0)
         trial.trusted.cache_clear()
-        device, why = trial.choose(film, "auto", "auto")
-        assert device is None and why.startswith("decoding on the CPU, because gpu:")
         with pytest.raises(DeviceError, match=r"decode=nvdec cannot be had for .*arena.mp4: gpu:0 cannot decode"):
-            trial.choose(film, "nvdec", "gpu:0")
+            trial.choose(film, "gpu:0")
 
     @pytest.mark.skipif(STANDIN, reason="needs NVDEC")
     def test_the_hardware_decodes_the_same_bits(self) -> None:
@@ -360,12 +368,15 @@ def spoiled(pictures: list[Picture]) -> None:
 def test_the_trial_finds_what_is_different(
     fault: Callable[[list[Picture]], object], word: str, film: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a decoder on the CPU in NVDEC's place: nothing but the right bits lets `auto` use it."""
+    """With a decoder on the CPU in NVDEC's place: nothing but the right bits lets it be used."""
     monkeypatch.setattr(nvdec, "opened", lambda path, device: Decoder(path, device, fault))
     trial.trusted.cache_clear()
     index = visible()[0].index
     findings = {finding.name: finding for finding in trial.findings(index)}
-    chosen = trial.choose(film, "auto", "auto")[0]
+    try:
+        chosen: int | None = trial.choose(film, "auto")
+    except DeviceError:
+        chosen = None
     trial.trusted.cache_clear()
     for codec in trial.ENCODERS:
         finding = findings[f"hardware decoding, {codec}"]
@@ -375,9 +386,7 @@ def test_the_trial_finds_what_is_different(
 
 
 @pytest.mark.gpu
-def test_a_recording_whose_first_picture_differs_is_left_to_the_cpu(
-    film: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recording_whose_first_picture_differs_is_refused(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The film made here may be right, and the recording not: its crop, its profile."""
     index = visible()[0].index
 
@@ -390,9 +399,9 @@ def test_a_recording_whose_first_picture_differs_is_left_to_the_cpu(
     monkeypatch.setattr(nvdec, "opened", opened)
     trial.trusted.cache_clear()
     assert trial.trusted(index, "h264") == (True, "24 pictures equal the CPU's, bit for bit")
-    device, why = trial.choose(film, "auto", "auto")
+    with pytest.raises(DeviceError, match="values of picture 0 differ from the CPU's"):
+        trial.choose(film, "auto")
     trial.trusted.cache_clear()
-    assert device is None and "values of picture 0 differ from the CPU's" in why
 
 
 @pytest.mark.gpu

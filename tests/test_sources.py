@@ -26,12 +26,12 @@ from gpu_bgstat import Config, estimate
 from gpu_bgstat.arena import Arena
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Frame, Image
+from gpu_bgstat.media.video_file import LocalFile
 from gpu_bgstat.schedule import Planned
 from gpu_bgstat.sources import open_source
 from gpu_bgstat.sources.pipe import PipeSource
 from gpu_bgstat.sources.source import ReadAgainError, Source
 from gpu_bgstat.sources.video import VideoSource
-from gpu_bgstat.sources.video_file import LocalFile
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # damage is expected here; OpenCV reads this once
 

@@ -36,22 +36,18 @@ _PICTURES = 24
 _NAME = "hardware decoding"
 
 
-def choose(path: Path, decode: str, device: str) -> tuple[int | None, str]:
-    """The GPU that decodes this video file, None for the CPU, and why; `decode` and `device` as in Config.
+def choose(path: Path, device: str) -> int:
+    """The GPU that decodes this video file, where decode="nvdec" asks for one; `device` as in Config.
 
-    Raises DeviceError where "nvdec" was asked for and cannot be had.
+    Raises DeviceError with the reason if none may.
     """
-    if decode == "cpu" or (decode == "auto" and device == "cpu"):
-        return None, "decoding on the CPU, as asked"
     reason = nvdec.unavailable()
     if not reason:
         index = chosen(device if device.startswith("gpu") else "gpu")[0].index
         reason = _doubt(path, index)
         if not reason:
-            return index, f"decoding on gpu:{index}: equal to the CPU's on this machine and on the first picture"
-    if decode == "nvdec":
-        raise DeviceError(f"decode=nvdec cannot be had for {path}: {reason}; else use --decode auto or --decode cpu")
-    return None, f"decoding on the CPU, because {reason}"
+            return index
+    raise DeviceError(f"decode=nvdec cannot be had for {path}: {reason}: use --decode cpu")
 
 
 def _doubt(path: Path, device: int) -> str:

@@ -16,7 +16,10 @@ from natsort import natsorted
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Image
-from gpu_bgstat.sources import addresses, images
+from gpu_bgstat.media import addresses
+from gpu_bgstat.media.remote import RemoteFile, is_file
+from gpu_bgstat.media.video_file import LocalFile
+from gpu_bgstat.sources import images
 from gpu_bgstat.sources.arrays import IterableSource, StackSource, load_stack
 from gpu_bgstat.sources.camera import CameraSource
 from gpu_bgstat.sources.chunked import divided
@@ -24,11 +27,9 @@ from gpu_bgstat.sources.hdf5 import SUFFIXES as HDF5_SUFFIXES
 from gpu_bgstat.sources.hdf5 import Hdf5Source
 from gpu_bgstat.sources.images import ImageSource
 from gpu_bgstat.sources.joined import JoinedSource
-from gpu_bgstat.sources.remote import RemoteFile, is_file
 from gpu_bgstat.sources.source import Source
 from gpu_bgstat.sources.tiff import TiffSource, holds_stack
 from gpu_bgstat.sources.video import VideoSource
-from gpu_bgstat.sources.video_file import LocalFile
 from gpu_bgstat.sources.zarr_store import ZarrSource, is_store
 
 SourceLike = Source | str | Path | Sequence[str] | Sequence[Path] | Image | Iterable[Image]

@@ -10,9 +10,9 @@ import cv2
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import ConfigError, SourceError
 from gpu_bgstat.frames import Frame, Plan
-from gpu_bgstat.sources.addresses import without_secrets
+from gpu_bgstat.media.addresses import without_secrets
+from gpu_bgstat.media.waiting import interruptibly
 from gpu_bgstat.sources.source import Source
-from gpu_bgstat.sources.waiting import interruptibly
 
 TIMEOUT_MS = 10_000  # to connect, and to wait for the next frame
 

@@ -11,36 +11,38 @@ frame's. Where a container has no timestamp, or one that does not increase, the 
 from __future__ import annotations
 
 import logging
-from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av.error
 import numpy as np
-from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from gpu_bgstat.backends import nvdec, trial
 from gpu_bgstat.backends.tiles import cores
 from gpu_bgstat.config import Config
-from gpu_bgstat.errors import SourceError
+from gpu_bgstat.errors import ConfigError, DeviceError, SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
-from gpu_bgstat.sources import packets
-from gpu_bgstat.sources.completeness import Promise, complaints
-from gpu_bgstat.sources.crew import Crew
-from gpu_bgstat.sources.decode_plan import Stretch, stretches
-from gpu_bgstat.sources.decoder import Decoder, FalseIndexError, Toll, set_threads
-from gpu_bgstat.sources.packets import PacketIndex
-from gpu_bgstat.sources.pixels import PixelReader
+from gpu_bgstat.media import packets
+from gpu_bgstat.media.completeness import Promise, complaints
+from gpu_bgstat.media.crew import Crew
+from gpu_bgstat.media.decode_plan import Stretch, stretches
+from gpu_bgstat.media.decoder import Decoder, FalseIndexError, Toll, set_threads
+from gpu_bgstat.media.packets import PacketIndex
+from gpu_bgstat.media.pixels import PixelReader
+from gpu_bgstat.media.sequential import Sequential
+from gpu_bgstat.media.video_file import LocalFile, VideoFile
 from gpu_bgstat.sources.source import ReadAgainError, Source
-from gpu_bgstat.sources.video_file import VideoFile, reason
 
 _DECODER_BYTES = 1 << 30  # what all decoders together may hold in decoded pictures, unless told how many to use
 _FEW_THREADS = 4  # of FFmpeg, for one decoder
 _MOST_LOSSES = 4  # readings that may find lost frames; after that a plan costs more than it saves
+_NVDEC = 2  # decoders on one GPU: an idle one while the other's pictures are converted
 _NAMED = 5  # damaged places that are listed one by one
 _LOG = logging.getLogger("gpu_bgstat")
 _PICTURES_HELD = 20  # by a decoder, at most: 16 references and those under way
@@ -56,6 +58,7 @@ class VideoSource(Source):
         self._depth = self._config.depth or 8
         self._size = (0, 0)  # of a decoded picture: width, height
         self._index: PacketIndex | None = None  # None: it cannot be trusted
+        self._gpu: int | None = None  # that decodes; None: the CPU
         self._why = ""  # the reason for that
         self._stopped = ""  # why reading the packets ended early
         self._lost: set[int] = set()  # packets whose frame cannot be decoded
@@ -150,12 +153,20 @@ class VideoSource(Source):
             assert self.timeline is not None
             self.timeline = replace(self.timeline, keyframes=np.empty(0, np.int64))
 
+    def check(self, config: Config) -> None:
+        if config.decode == "nvdec" and self._depth == 16:
+            raise ConfigError("decode=nvdec gives 8 bits a sample: use decode=cpu, or depth=8")
+
     def read(self, plan: Plan) -> Iterator[Frame]:
         self.begin()
         index, indices = self._index, plan.indices
+        if self._config.decode == "nvdec" and self._gpu is None:
+            self._gpu = self._hardware()
         if index is None or indices is None:
             why = self._why if index is None else "the samples are chosen while reading"
             self.decoding = {"way": "sequential", "why": why}
+            if self._gpu is not None:
+                self.warnings.append("decoded on the CPU although decode=nvdec, since all is read from the beginning")
             yield from self._sequential(plan)
         else:
             try:
@@ -164,6 +175,12 @@ class VideoSource(Source):
                 self._distrust(str(lie))
                 raise ReadAgainError(f"{self.name} is not as its index says: {lie}") from lie
         self.warnings.extend(self._file.changes())
+
+    def _hardware(self) -> int:
+        """The GPU that decodes; raises DeviceError if none may. No CUDA call is made before."""
+        if not isinstance(self._file, LocalFile):
+            raise DeviceError(f"decode=nvdec takes files on this machine, and {self.name} is remote: use --decode cpu")
+        return trial.choose(Path(self.name), self._config.device)
 
     def _planned(self, plan: Plan, index: PacketIndex, indices: Sequence[int]) -> Iterator[Frame]:
         """The samples by the shortest way; frames that turn out to be lost leave the timeline."""
@@ -180,6 +197,7 @@ class VideoSource(Source):
             "packets_needed": sum(part.stop - part.first for part in parts),
             "packets": len(index.pts),
             "decoders": crew.decoders,
+            "decoded_by": "cpu" if self._gpu is None else f"nvdec on gpu:{self._gpu}",
         }
         self._file.expect([_bytes(index, part) for part in parts])
         for taken, frame in enumerate(crew.frames(parts, toll, ordered=not plan.any_order), 1):
@@ -216,11 +234,13 @@ class VideoSource(Source):
         wide, high = self._size
         fitting = _DECODER_BYTES // (_PICTURES_HELD * max(1, wide * high * 3 // 2 * (1 + self._deep)))
         decoders = self._config.decoders or min(cores(), max(1, fitting))
-        decoders = max(1, min(decoders, len(parts)))
+        decoders = max(1, min(decoders, len(parts), _NVDEC if self._gpu is not None else len(parts)))
         few = len(parts) <= 2 * decoders  # the last ones to work should not leave cores idle
         threads = min(cores(), _FEW_THREADS) if few else max(1, cores() // decoders)
 
         def make(tolerant: bool) -> Decoder:
+            if self._gpu is not None and not tolerant:
+                return Decoder(nvdec.opened(Path(self.name), self._gpu), index, self._size)
             if self._opened and not tolerant:
                 with suppress(IndexError):  # another thread took it
                     return Decoder(self._opened.pop(), index, self._size, used=True)
@@ -241,7 +261,7 @@ class VideoSource(Source):
 
     def _account(self, toll: Toll, index: PacketIndex) -> None:
         """Tells what damage cost, and where."""
-        self.damaged = max(toll.undecodable + toll.marked, toll.incomplete, len(self._lost))
+        self.damaged = max(toll.frames, len(self._lost))
         if not self.damaged:
             return
         stamps = [index.pts[first:stop] - index.pts[index.rows[0]] for first, stop in sorted(toll.spans)]
@@ -251,79 +271,34 @@ class VideoSource(Source):
         ]
         more = f" and {len(spans) - _NAMED} more" if len(spans) > _NAMED else ""
         self.warnings.append(
-            f"{_damage(toll.incomplete, toll.undecodable, toll.marked)}, {len(self._lost)} frames are lost; "
-            f"within {', '.join(spans[:_NAMED])}{more}"
+            f"{toll.told()}, {len(self._lost)} frames are lost; within {', '.join(spans[:_NAMED])}{more}"
         )
 
     def _sequential(self, plan: Plan) -> Iterator[Frame]:
-        times = array("d")
-        last: Fraction | None = None  # exact, since a float that has added up is never equal to a timestamp
-        pixels = self._reader()
-        with self._file.open() as container:
-            container.streams.video[0].thread_type = "AUTO"
-            for picture in self._pictures(container):
-                index = self.seen
-                last = self._time_s(picture, last)
-                time_s = float(last)
-                times.append(time_s)
-                if plan.over(index, time_s):
-                    return
-                self.seen += 1
-                if plan.due(index, time_s):
-                    yield Frame(index, time_s, pixels(picture))
-        if not times:
-            raise SourceError(f"{self.name}: not one frame could be decoded; is the file whole?")
-        self.timeline = Timeline(len(times), np.asarray(times), np.empty(0, np.int64))
-        self.warnings += complaints(self._promise, np.asarray(times), "could be decoded")
-
-    def _pictures(self, container: Any) -> Iterator[VideoFrame]:
-        """All frames in order. Packets that cannot be decoded are counted and passed over."""
-        packets = container.demux(container.streams.video[0])
-        undecodable = incomplete = 0
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.error.FFmpegError as error:
-                self.warnings.append(f"reading stopped after {self.seen} frames ({reason(error)})")
-                break
-            if packet is None:
-                break
-            incomplete += packet.is_corrupt
-            try:
-                pictures = packet.decode()
-            except av.error.FFmpegError:
-                undecodable += 1
-                self.damaged += 1
-                continue
-            for picture in pictures:
-                if picture.is_corrupt:
-                    self.damaged += 1
-                yield picture
-        marked, self.damaged = self.damaged - undecodable, max(self.damaged, incomplete)
+        """Frames as they come; a complete reading corrects the timeline."""
+        pixels, reading = self._reader(), Sequential(self._file, self._frame_s)
+        for time_s, picture in reading.pictures():
+            if plan.over(self.seen, time_s):
+                return
+            self.seen += 1
+            self.damaged = reading.toll.frames
+            if plan.due(self.seen - 1, time_s):
+                yield Frame(self.seen - 1, time_s, pixels(picture))
+        if reading.stopped:
+            self.warnings.append(f"reading stopped after {self.seen} frames ({reading.stopped})")
+        self.damaged = reading.toll.frames
         if self.damaged:
-            self.warnings.append(_damage(incomplete, undecodable, marked))
-
-    def _time_s(self, picture: VideoFrame, last: Fraction | None) -> Fraction:
-        if last is None:
-            self._origin = picture.pts
-            return Fraction(0)
-        if picture.pts is not None and self._origin is not None and picture.time_base is not None:
-            time_s = (picture.pts - self._origin) * picture.time_base
-            if time_s > last:
-                return time_s
-        return last + self._frame_s
+            self.warnings.append(reading.toll.told())
+        times = np.asarray(reading.times_s)
+        if not len(times):
+            raise SourceError(f"{self.name}: not one frame could be decoded; is the file whole?")
+        self.timeline = Timeline(len(times), times, np.empty(0, np.int64))
+        self.warnings += complaints(self._promise, times, "could be decoded")
 
     def close(self) -> None:
         while self._opened:
             self._opened.pop().close()
         self._file.close()
-
-
-def _damage(incomplete: int, undecodable: int, marked: int) -> str:
-    return (
-        f"damage: {incomplete} packets are incomplete, {undecodable} could not be decoded, "
-        f"{marked} frames were decoded with errors"
-    )
 
 
 def _bytes(index: PacketIndex, part: Stretch) -> tuple[int, int]:

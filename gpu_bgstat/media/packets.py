@@ -16,8 +16,8 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_bgstat.sources import mp4_tables
-from gpu_bgstat.sources.video_file import VideoFile, reason
+from gpu_bgstat.media import mp4_tables
+from gpu_bgstat.media.video_file import VideoFile, reason
 
 Ticks = NDArray[np.int64]
 Flags = NDArray[np.bool_]

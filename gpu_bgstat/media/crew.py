@@ -21,8 +21,8 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from gpu_bgstat.frames import Frame, Image
-from gpu_bgstat.sources.decode_plan import Stretch
-from gpu_bgstat.sources.decoder import DamageError, Decoder, Toll
+from gpu_bgstat.media.decode_plan import Stretch
+from gpu_bgstat.media.decoder import DamageError, Decoder, Toll
 
 Ready = Callable[[], Frame]  # makes the frame, or has it already
 

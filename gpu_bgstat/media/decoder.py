@@ -17,8 +17,8 @@ import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 
-from gpu_bgstat.sources.decode_plan import Stretch, keyframe_after, keyframe_before
-from gpu_bgstat.sources.packets import PacketIndex
+from gpu_bgstat.media.decode_plan import Stretch, keyframe_after, keyframe_before
+from gpu_bgstat.media.packets import PacketIndex
 
 # Codecs whose decoders leave out frames that nobody refers to, when asked; all others decode every packet.
 _SKIP_NONREF = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vc1", "wmv3"}
@@ -45,6 +45,17 @@ class Toll:
     marked: int = 0  # frames decoded with errors
     lost: set[int] = field(default_factory=set)  # packets whose frame did not come out
     spans: list[tuple[int, int]] = field(default_factory=list)  # packets first .. stop-1 of each damaged stretch
+
+    @property
+    def frames(self) -> int:
+        """How many frames or packets were harmed."""
+        return max(self.undecodable + self.marked, self.incomplete)
+
+    def told(self) -> str:
+        return (
+            f"damage: {self.incomplete} packets are incomplete, {self.undecodable} could not be decoded, "
+            f"{self.marked} frames were decoded with errors"
+        )
 
     def add(self, other: Toll) -> None:
         self.incomplete += other.incomplete

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpu_bgstat.sources.packets import PacketIndex
+from gpu_bgstat.media.packets import PacketIndex
 
 
 @dataclass(frozen=True)

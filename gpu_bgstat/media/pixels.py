@@ -13,9 +13,10 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from gpu_bgstat.backends import nvdec
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Image
-from gpu_bgstat.sources.video_file import reason
+from gpu_bgstat.media.video_file import reason
 
 
 class PixelReader:
@@ -33,6 +34,8 @@ class PixelReader:
         A view of memory that is the receiver's to keep; rows may be padded. Raises SourceError for pixel formats that
         FFmpeg cannot convert.
         """
+        if picture.format.name == "cuda":
+            return self._turned(nvdec.to_bgr(picture), picture)
         deep = picture.format.components[0].bits > 8
         wide = deep or self._depth == 16
         if self._gray and not wide and picture.format.name == "gray":
@@ -50,6 +53,9 @@ class PixelReader:
             pixels = _plane(converted, 3, np.dtype("<u2" if wide else "u1"))
         if wide and self._depth == 8:
             pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
+        return self._turned(pixels, picture)
+
+    def _turned(self, pixels: Image, picture: VideoFrame) -> Image:
         quarters, rest = divmod(picture.rotation, 90)
         return np.rot90(pixels, quarters) if quarters and not rest else pixels
 

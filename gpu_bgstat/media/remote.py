@@ -15,9 +15,9 @@ from threading import Lock
 from typing import Any, BinaryIO
 
 from gpu_bgstat.errors import SourceError
-from gpu_bgstat.sources.addresses import without_secrets
-from gpu_bgstat.sources.video_file import open_container
-from gpu_bgstat.sources.waiting import interruptibly
+from gpu_bgstat.media.addresses import without_secrets
+from gpu_bgstat.media.video_file import open_container
+from gpu_bgstat.media.waiting import interruptibly
 
 TIMEOUT_S = 30.0  # without an answer to one request
 _ATTEMPTS = 3

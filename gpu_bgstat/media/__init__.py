@@ -1,0 +1,7 @@
+"""Video: how the bytes of a file become the pixels of certain frames.
+
+bytes ──► packet index ──► decode plan ──► decoders ──► pictures ──► pixels
+video_file, packets,       decode_plan     crew,        held against pixels
+remote      mp4_tables                     decoder      the index
+                       └─► sequential, where the index cannot be trusted
+"""
