@@ -628,11 +628,15 @@ def test_interrupted_while_a_stream_stalls(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/stream.mjpg"
         arguments: list[str | Path] = ["estimate", url, "--duration", "60", "--every", "1", "-o", tmp_path / "new"]
         child = Child(arguments, terminal=True)
+        head = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=f\r\n\r\n"
+        asked, _ = server.accept()  # first, whether this is a file
+        with asked:
+            assert b"Range: bytes=0-0" in asked.recv(1000)
+            asked.sendall(head)
         connection, _ = server.accept()
 
         def film() -> None:
-            head = "HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=f\r\n\r\n"
-            connection.sendall(head.encode())
+            connection.sendall(head)
             for _ in range(400):
                 connection.sendall(part)
             stalled.set()

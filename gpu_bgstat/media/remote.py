@@ -11,8 +11,11 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from collections import OrderedDict
+from http import HTTPStatus
+from http.client import HTTPException
 from threading import Lock
 from typing import Any, BinaryIO
+from urllib.request import Request, urlopen
 
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.media.addresses import without_secrets
@@ -20,6 +23,7 @@ from gpu_bgstat.media.video_file import open_container
 from gpu_bgstat.media.waiting import interruptibly
 
 TIMEOUT_S = 30.0  # without an answer to one request
+_ASK_S = 10.0  # for the question whether a URL is a file
 _ATTEMPTS = 3
 _FIRST_BYTES = 1 << 16  # of a piece where nothing is known about what comes next
 _MOST_BYTES = 1 << 22  # of any piece
@@ -187,15 +191,15 @@ class _Reader(io.RawIOBase):
 
 
 def is_file(url: str) -> bool:
-    """Whether an http(s) server says how long this is, as for files and not for live streams.
+    """Whether an http(s) server gives a part of this, as of files and not of live streams.
 
-    False also where nothing can be said: without fsspec, or if nobody answers.
+    False also if nobody answers.
     """
     try:
-        RemoteFile(url)
-    except SourceError:
+        with urlopen(Request(url, headers={"Range": "bytes=0-0"}), timeout=_ASK_S) as answer:
+            return int(answer.status) == HTTPStatus.PARTIAL_CONTENT
+    except (OSError, HTTPException, ValueError):
         return False
-    return True
 
 
 def _words(error: Exception) -> str:
