@@ -115,9 +115,10 @@ class BackgroundEstimator:
         self._check_open()
         count = self.kept
         if self._ring is None or self._conform is None or count < 2:
+            snap = ", or leave snap out" if self.config.snap else ""
             raise TooFewSamplesError(
                 f"a background needs at least 2 samples, and there {'is' if count == 1 else 'are'} {count}: "
-                f"lower every={self.config.every}, or widen the range"
+                f"lower every={self.config.every}, or widen the range{snap}"
             )
         started = time.perf_counter()
         reduced = self._ring.reduce(middle_ranks(count))

@@ -21,6 +21,8 @@ from gpu_bgstat.config import Config, frame_number
 from gpu_bgstat.errors import ConfigError
 from gpu_bgstat.frames import Timeline
 
+_NO_KEYFRAMES = "no keyframes are known beforehand: the samples stay where they are, in spite of snap=keyframe"
+
 
 def spread(total: int, limit: int) -> list[int]:
     """At most `limit` of the indices 0 .. total-1, evenly spaced, the last one included.
@@ -58,10 +60,10 @@ class Running:
 
     indices: None = None
     any_order = False  # `recent` drops the oldest, and thinning goes by what was seen
-    notes: tuple[str, ...] = ()
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.notes = (_NO_KEYFRAMES,) if config.snap else ()
         self.stride = 1  # every stride-th of the every-th frames; spread doubles it when the ring is full
         self._first: tuple[int, float | None] | None = None
 
@@ -109,6 +111,8 @@ def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
         samples = [candidates[k] for k in spread(len(candidates), config.max_samples)]
     if config.snap is None or timeline.keyframes is None:
         return Planned(samples, stop, any_order=True)
+    if not len(timeline.keyframes):
+        return Planned(samples, stop, any_order=True, notes=[_NO_KEYFRAMES])
     keyframes = timeline.keyframes[
         np.searchsorted(timeline.keyframes, first) : np.searchsorted(timeline.keyframes, stop)
     ]

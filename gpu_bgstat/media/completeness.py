@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 _FEW_GAPS = 0.05  # a recording with a larger share of long intervals has a variable frame rate
+_NAMED = 5  # damaged places that are listed one by one
 _TS_PACKETS = (188, 192, 204)  # bytes a packet of an MPEG transport stream: plain, with time codes, with parity
 
 
@@ -43,6 +45,12 @@ def complaints(promise: Promise, times_s: NDArray[np.float64], found: str) -> li
     if promise.transport_stream and all(promise.size % size for size in _TS_PACKETS):
         told.append(f"the file ends within a transport packet, after {count} frames: is it whole?")
     return told
+
+
+def places(spans_s: Sequence[tuple[float, float]]) -> str:
+    """Stretches of time in words, the first few of them."""
+    named = ", ".join(f"{begin:.1f} s to {end:.1f} s" for begin, end in spans_s[:_NAMED])
+    return f"{named} and {len(spans_s) - _NAMED} more" if len(spans_s) > _NAMED else named
 
 
 def _missing_after(promise: Promise, end_s: float) -> int:

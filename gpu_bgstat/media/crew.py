@@ -20,11 +20,30 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from gpu_bgstat.backends.tiles import cores
 from gpu_bgstat.frames import Frame, Image
 from gpu_bgstat.media.decode_plan import Stretch
 from gpu_bgstat.media.decoder import DamageError, Decoder, Toll
 
+_MOST_BYTES = 1 << 31  # that all decoders together may hold, unless their number was asked for
+_PICTURES_HELD = 20  # by a decoder, at most: 16 references and those under way
+_ROOM = 2  # frames in the outbox, for each decoder
+_FEW_THREADS = 4  # of FFmpeg, for one decoder
+
 Ready = Callable[[], Frame]  # makes the frame, or has it already
+
+
+def division(stretches: int, size: tuple[int, int], deep: bool, asked: int | None) -> tuple[int, int]:
+    """How many decoders share so many stretches, and how many of FFmpeg's threads each has.
+
+    size   (width, height) of a picture, `deep` if its values have two bytes
+    asked  that many decoders, however much memory they take
+    """
+    a_picture = size[0] * size[1] * (1 + deep)  # bytes, times 1.5 in 4:2:0 and 3 in BGR
+    fitting = _MOST_BYTES // max(1, a_picture * (3 * _PICTURES_HELD // 2 + 3 * _ROOM))
+    decoders = max(1, min(stretches, asked or min(cores(), max(1, fitting))))
+    few = stretches <= 2 * decoders  # the last ones to work should not leave cores idle
+    return decoders, min(cores(), _FEW_THREADS) if few else max(1, cores() // decoders)
 
 
 class _Outbox:
@@ -100,7 +119,7 @@ class Crew:
         Raises FalseIndexError, SourceError.
         """
         numbers = [number for stretch in stretches for number, _ in stretch.wanted]
-        outbox = _Outbox(numbers, 2 * self.decoders, ordered)
+        outbox = _Outbox(numbers, _ROOM * self.decoders, ordered)
         queue, lock = iter(stretches), threading.Lock()
 
         def work() -> None:

@@ -65,11 +65,24 @@ def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
         **header,
         "samples span": span,
         "damaged": str(facts["frames"]["damaged"]),
+        "decoding": _decoding(facts["decoding"]),
         "sample memory": f"{facts['sample_bytes'] / 1e6:.1f} MB",
         "device": facts["device"],
         "time": ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in facts["timings_s"].items()),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
     }
+
+
+def _decoding(facts: Mapping[str, Any]) -> str:
+    """Which way, and why."""
+    if "parts" in facts:
+        return "; ".join(dict.fromkeys(_decoding(part) for part in facts["parts"]))
+    if "way" not in facts:
+        return "–"
+    text = f"{facts['way']}: {facts['why']}"
+    if facts["way"] == "planned":
+        text += f"; {facts['packets_needed']} of {facts['packets']} packets, {facts['decoders']} decoders"
+    return text
 
 
 def _plain(value: Any) -> str:

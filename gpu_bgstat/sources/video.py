@@ -24,13 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_bgstat.backends import nvdec, trial
-from gpu_bgstat.backends.tiles import cores
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import ConfigError, DeviceError, SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
 from gpu_bgstat.media import packets
-from gpu_bgstat.media.completeness import Promise, complaints
-from gpu_bgstat.media.crew import Crew
+from gpu_bgstat.media.completeness import Promise, complaints, places
+from gpu_bgstat.media.crew import Crew, division
 from gpu_bgstat.media.decode_plan import Stretch, stretches
 from gpu_bgstat.media.decoder import Decoder, FalseIndexError, Toll, set_threads
 from gpu_bgstat.media.packets import PacketIndex
@@ -39,13 +38,9 @@ from gpu_bgstat.media.sequential import Sequential
 from gpu_bgstat.media.video_file import LocalFile, VideoFile
 from gpu_bgstat.sources.source import ReadAgainError, Source
 
-_DECODER_BYTES = 1 << 30  # what all decoders together may hold in decoded pictures, unless told how many to use
-_FEW_THREADS = 4  # of FFmpeg, for one decoder
 _MOST_LOSSES = 4  # readings that may find lost frames; after that a plan costs more than it saves
 _NVDEC = 2  # decoders on one GPU: an idle one while the other's pictures are converted
-_NAMED = 5  # damaged places that are listed one by one
 _LOG = logging.getLogger("gpu_bgstat")
-_PICTURES_HELD = 20  # by a decoder, at most: 16 references and those under way
 
 
 class VideoSource(Source):
@@ -85,7 +80,7 @@ class VideoSource(Source):
         """The header, the first picture, and the index: from the container's tables, else from all packets."""
         self._describe(container)
         tables = packets.from_tables(self._file, container)
-        set_threads(container, min(cores(), _FEW_THREADS))
+        set_threads(container, division(1, (0, 0), False, 1)[1])
         first = self._look(container)
         if tables is not None and first is not None:
             self._trust(packets.aligned(tables, first), container.streams.video[0].codec_context)
@@ -186,9 +181,7 @@ class VideoSource(Source):
         """The samples by the shortest way; frames that turn out to be lost leave the timeline."""
         assert self.timeline is not None and self.timeline.times_s is not None
         times = self.timeline.times_s
-        stop = bisect_left(range(len(times)), True, key=lambda number: plan.over(number, float(times[number])))
-        due = indices[: bisect_left(indices, stop)]
-        parts = stretches(index, due)
+        stop, due, parts = self._stretches(plan, index, indices)
         crew, toll = self._crew(index, parts), Toll()
         self.decoding = {
             "way": "planned",
@@ -212,6 +205,26 @@ class VideoSource(Source):
                 self.warnings.append(f"reading stopped after {len(times)} frames ({self._stopped})")
             self.warnings += complaints(self._promise, times, "are there")
 
+    def _stretches(
+        self, plan: Plan, index: PacketIndex, indices: Sequence[int]
+    ) -> tuple[int, Sequence[int], list[Stretch]]:
+        """Where the plan is over, the frames that are due before, and the stretches that give them."""
+        assert self.timeline is not None and self.timeline.times_s is not None
+        times = self.timeline.times_s
+        stop = bisect_left(range(len(times)), True, key=lambda number: plan.over(number, float(times[number])))
+        due = indices[: bisect_left(indices, stop)]
+        return stop, due, stretches(index, due)
+
+    def way(self, plan: Plan) -> str | None:
+        if self._index is None or plan.indices is None:
+            return f"every frame from the beginning, because {self._why or 'the samples are chosen while reading'}"
+        _, _, parts = self._stretches(plan, self._index, plan.indices)
+        needed = sum(part.stop - part.first for part in parts)
+        return (
+            f"{needed} of {len(self._index.pts)} packets, in {len(parts)} stretches on "
+            f"{self._crew(self._index, parts).decoders} decoders; the packets are known from {self._index.origin}"
+        )
+
     def _lose(self, lost: set[int], index: PacketIndex, due: Sequence[int]) -> NDArray[np.float64]:
         """Takes these packets' frames out of the timeline, and returns its times.
 
@@ -231,12 +244,10 @@ class VideoSource(Source):
         raise ReadAgainError(f"{self.name}: {len(lost)} frames are lost, so those behind them have other numbers")
 
     def _crew(self, index: PacketIndex, parts: Sequence[Stretch]) -> Crew:
-        wide, high = self._size
-        fitting = _DECODER_BYTES // (_PICTURES_HELD * max(1, wide * high * 3 // 2 * (1 + self._deep)))
-        decoders = self._config.decoders or min(cores(), max(1, fitting))
-        decoders = max(1, min(decoders, len(parts), _NVDEC if self._gpu is not None else len(parts)))
-        few = len(parts) <= 2 * decoders  # the last ones to work should not leave cores idle
-        threads = min(cores(), _FEW_THREADS) if few else max(1, cores() // decoders)
+        deep = any(mark in str(self.container["pixel_format"]) for mark in ("10", "12", "14", "16"))
+        decoders, threads = division(len(parts), self._size, deep, self._config.decoders)
+        if self._gpu is not None:
+            decoders = min(decoders, _NVDEC)
 
         def make(tolerant: bool) -> Decoder:
             if self._gpu is not None and not tolerant:
@@ -251,11 +262,6 @@ class VideoSource(Source):
         assert self.timeline is not None and self.timeline.times_s is not None
         return Crew(decoders, make, self._reader, self.timeline.times_s)
 
-    @property
-    def _deep(self) -> bool:
-        """Whether decoded pictures have two bytes a value."""
-        return any(mark in str(self.container["pixel_format"]) for mark in ("10", "12", "14", "16"))
-
     def _reader(self) -> PixelReader:
         return PixelReader(self.name, self._depth, self._config.gray)
 
@@ -265,14 +271,8 @@ class VideoSource(Source):
         if not self.damaged:
             return
         stamps = [index.pts[first:stop] - index.pts[index.rows[0]] for first, stop in sorted(toll.spans)]
-        spans = [
-            f"{float(ticks.min() * self._time_base):.1f} s to {float(ticks.max() * self._time_base):.1f} s"
-            for ticks in stamps
-        ]
-        more = f" and {len(spans) - _NAMED} more" if len(spans) > _NAMED else ""
-        self.warnings.append(
-            f"{toll.told()}, {len(self._lost)} frames are lost; within {', '.join(spans[:_NAMED])}{more}"
-        )
+        spans = [(float(ticks.min() * self._time_base), float(ticks.max() * self._time_base)) for ticks in stamps]
+        self.warnings.append(f"{toll.told()}, {len(self._lost)} frames are lost; within {places(spans)}")
 
     def _sequential(self, plan: Plan) -> Iterator[Frame]:
         """Frames as they come; a complete reading corrects the timeline."""
