@@ -58,6 +58,11 @@ class _Outbox:
             self._error = self._error or error
             self._changed.notify_all()
 
+    def check(self) -> None:
+        """Raises what a decoder raised, be it after the last frame: those before may have been false."""
+        if self._error:
+            raise self._error
+
     def close(self) -> None:
         with self._changed:
             self._closed = True
@@ -69,8 +74,7 @@ class _Outbox:
             with self._changed:
                 while not self._error and not self._ready():
                     self._changed.wait()
-                if self._error:
-                    raise self._error
+                self.check()
                 place = self._taken if self._ordered else next(iter(self._frames))
                 frame = self._frames.pop(place)
                 self._taken += 1
@@ -119,6 +123,7 @@ class Crew:
             outbox.close()
             for thread in threads:
                 thread.join()
+        outbox.check()
 
 
 def _next(queue: Iterator[Stretch], lock: threading.Lock) -> Stretch | None:
