@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ import pytest
 from clips import Clip, Shown, pixels_hash, plain_decode, unevenly
 
 from gpu_bgstat import Config
+from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Frame
 from gpu_bgstat.schedule import Planned
 from gpu_bgstat.sources.source import ReadAgainError
@@ -140,6 +142,7 @@ ZOO: dict[str, tuple[Clip, str]] = {
     "h264 fragmented": (Clip("mp4", "libx264", B3, mux={"movflags": "frag_keyframe+empty_moov"}), PACKETS),
     "h264 flv": (Clip("flv", "libx264", B3), PACKETS),
     "h264 avi": (Clip("avi", "libx264", x264("bframes=0")), PACKETS),
+    "h264 avi with B-frames": (Clip("avi", "libx264", B3), UNORDERED),
     "h264 bare": (Clip("h264", "libx264", B3), NO_STAMPS),
     "hevc without B-frames": (Clip("mp4", "libx265", x265("bframes=0"), gop=None), TABLES),
     "hevc closed": (Clip("mp4", "libx265", x265("bframes=3:open-gop=0"), gop=None), TABLES),
@@ -235,6 +238,124 @@ def test_every_frame_by_itself(zoo: Callable[[str], Path]) -> None:
         truth = plain_decode(zoo(name))
         for number in range(len(truth)):
             assert read(zoo(name), [number], 1).pixels == {number: truth[number].pixels}, (name, number)
+
+
+# --- an index that lies ----------------------------------------------------------------------------------------------
+
+
+def table(data: bytes | bytearray, kind: bytes) -> tuple[int, int]:
+    """Where the entries of the first box of this kind begin, and how many there are."""
+    at = data.index(kind) + (12 if kind == b"stsz" else 8)
+    return at + 4, struct.unpack_from(">I", data, at)[0]
+
+
+def false_keyframes(data: bytearray, rng: random.Random) -> None:
+    at, count = table(data, b"stss")
+    struct.pack_into(f">{count}I", data, at, *sorted({1, *rng.sample(range(2, 121), count - 1)}))
+
+
+def all_keyframes(data: bytearray, rng: random.Random) -> None:
+    at = data.index(b"stss")
+    data[at : at + 4] = b"free"
+
+
+def no_offsets(data: bytearray, rng: random.Random) -> None:
+    at = data.index(b"ctts")
+    data[at : at + 4] = b"free"
+
+
+def swapped_offsets(data: bytearray, rng: random.Random) -> None:
+    at, count = table(data, b"ctts")
+    one, other = (at + 8 * place + 4 for place in rng.sample(range(count), 2))
+    data[one : one + 4], data[other : other + 4] = data[other : other + 4], data[one : one + 4]
+
+
+def far_offset(data: bytearray, rng: random.Random) -> None:
+    at, count = table(data, b"ctts")
+    struct.pack_into(">I", data, at + 8 * rng.randrange(count) + 4, 512 * rng.randrange(100))
+
+
+def false_size(data: bytearray, rng: random.Random) -> None:
+    at, count = table(data, b"stsz")
+    struct.pack_into(">I", data, at + 4 * rng.randrange(1, count), rng.choice([0, 1, rng.randrange(600)]))
+
+
+def false_place(data: bytearray, rng: random.Random) -> None:
+    at, count = table(data, b"stco")
+    place = at + 4 * rng.randrange(count)
+    struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] + rng.choice([-30, 77, 1000, 10**6]))
+
+
+def false_durations(data: bytearray, rng: random.Random) -> None:
+    at, _ = table(data, b"stts")
+    struct.pack_into(">I", data, at + 4, rng.choice([1, 100, 1024]))
+
+
+LIES = [
+    false_keyframes, all_keyframes, no_offsets, swapped_offsets, far_offset, false_size, false_place, false_durations,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["h264 b-pyramid=none", "h264 open mp4", "hevc open mp4", "mpeg4 B-frames mp4"])
+@pytest.mark.parametrize("lie", LIES)
+def test_an_mp4_whose_tables_lie(
+    zoo: Callable[[str], Path], name: str, lie: Callable[[bytearray, random.Random], None], tmp_path: Path
+) -> None:
+    """The frames of a sequential reading, or an error, or a warning; never another frame without a word."""
+    for seed in range(3):
+        rng = random.Random(f"{name}{lie.__name__}{seed}")
+        data = bytearray(zoo(name).read_bytes())
+        lie(data, rng)
+        path = tmp_path / f"{seed}.mp4"
+        path.write_bytes(data)
+        try:
+            reference = read(path, sequential=True)
+        except SourceError:
+            with pytest.raises(SourceError, match=r"not one frame could be decoded|is no video"):
+                read(path, [0, 40])
+            continue
+        total = len(reference.frames)
+        for count in (1, 5, total * 2 // 3):
+            wanted = sorted(rng.sample(range(total), count))
+            reading = read(path, wanted, rng.choice([1, 2]))
+            right = reading.pixels == {number: reference.pixels[number] for number in wanted}
+            assert right or reading.told, (seed, wanted, reading.why)
+            if lie is no_offsets:
+                assert reading.why == UNORDERED
+
+
+@pytest.mark.parametrize(
+    ("name", "marked"), [("h264 b-pyramid=none", 31), ("mpeg4 B-frames mp4", 41), ("hevc closed", 31)]
+)
+def test_a_packet_that_is_falsely_marked_as_a_keyframe_is_found_out(
+    zoo: Callable[[str], Path], name: str, marked: int, tmp_path: Path
+) -> None:
+    """In place of the second keyframe, another packet is marked: reading there tells the way and the reason."""
+    data = bytearray(zoo(name).read_bytes())
+    at, _ = table(data, b"stss")
+    struct.pack_into(">I", data, at + 4, marked)
+    path = tmp_path / "lie.mp4"
+    path.write_bytes(data)
+    truth = plain_decode(path)
+    readings = [compare(path, [number], truth, 1, False) for number in range(marked - 3, marked + 6)]
+    assert any(reading.why != "the packets are known " + TABLES for reading in readings)
+
+
+def test_an_avi_that_marks_every_frame_as_a_keyframe(zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    """As old recorders did: the index is of no use, and is found out by the first picture."""
+    for name in ("mpeg4 avi", "msmpeg4"):
+        data = bytearray(zoo(name).read_bytes())
+        at = data.rindex(b"idx1") + 8
+        for entry in range(at, len(data) - 15, 16):
+            data[entry + 4] |= 0x10
+        path = tmp_path / "lie.avi"
+        path.write_bytes(data)
+        truth = plain_decode(path)
+        for wanted in ([50], [3, 70, 71], list(range(0, 120, 7))):
+            reading = compare(path, wanted, truth, 2, False)
+            assert reading.why != "the packets are known " + TABLES
+        with closing(VideoSource(LocalFile(path))) as source:
+            assert source.timeline is not None and source.timeline.frames == 120
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------
