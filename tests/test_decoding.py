@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -238,6 +239,45 @@ def test_every_frame_by_itself(zoo: Callable[[str], Path]) -> None:
         truth = plain_decode(zoo(name))
         for number in range(len(truth)):
             assert read(zoo(name), [number], 1).pixels == {number: truth[number].pixels}, (name, number)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_keyframes_that_are_lost_are_no_place_to_begin(zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    """Of a stretch without any sound packet, the next group still comes as in a sequential reading."""
+    path = spoilt_packets(zoo("h264 slices"), tmp_path, range(72, 97), range)
+    with only_one_core():
+        reference, reading = read(path, sequential=True), read(path)
+        assert len(reference.frames) == 95
+        assert reading.way == "planned" and reading.pixels == reference.pixels
+        assert any("25 frames are lost; within 1.6 s to 4.0 s" in warning for warning in reading.source.warnings)
+
+
+def spoilt_packets(source: Path, folder: Path, rows: Iterable[int], where: Callable[[int], Iterable[int]]) -> Path:
+    """A copy with zeros in these packets, at the bytes that `where` tells for a size."""
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for row in rows:
+        begin, size = places[row]
+        assert begin is not None
+        for at in where(size):
+            data[begin + at] = 0
+    path = folder / f"spoilt{source.suffix}"
+    path.write_bytes(data)
+    return path
+
+
+@contextmanager
+def only_one_core() -> Iterator[None]:
+    """FFmpeg starts no threads here: what it makes of damage is the same each time."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 # --- an index that lies ----------------------------------------------------------------------------------------------

@@ -69,10 +69,10 @@ class PacketIndex:
         return (stamps - stamps[:1]) * numerator / denominator
 
     def without(self, lost: Iterable[int]) -> PacketIndex:
-        """The index after it was found that the frames of these packets cannot be decoded."""
-        shown = self.shown.copy()
-        shown[list(lost)] = False
-        return replace(self, shown=shown)
+        """The index after these packets were found not to give their frames; decoding cannot begin there either."""
+        shown, key = self.shown.copy(), self.key.copy()
+        shown[list(lost)] = key[list(lost)] = False
+        return replace(self, shown=shown, key=key)
 
 
 def from_tables(file: VideoFile, container: Any) -> PacketIndex | None:
