@@ -244,6 +244,19 @@ def test_every_frame_by_itself(zoo: Callable[[str], Path]) -> None:
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 
+def test_damaged_keyframes_side_by_side(zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    """What FFmpeg puts in place of a broken keyframe comes from the frames before: decoding must begin before both."""
+    path = spoilt_packets(zoo("h264 sound mp4"), tmp_path, [24, 48], lambda size: range(size // 2, size // 2 + 20))
+    with only_one_core():
+        reference, reading = read(path, sequential=True), read(path)
+        assert reference.source.damaged >= 2
+        assert reading.way == "planned" and reading.pixels == reference.pixels
+        alone = read(path, [50, 60])
+        assert alone.way == "planned" and alone.told
+        assert alone.pixels == {number: reference.pixels[number] for number in (50, 60)}
+        assert reading.source.damaged == reference.source.damaged, "counted once, though decoded twice"
+
+
 def test_keyframes_that_are_lost_are_no_place_to_begin(zoo: Callable[[str], Path], tmp_path: Path) -> None:
     """Of a stretch without any sound packet, the next group still comes as in a sequential reading."""
     path = spoilt_packets(zoo("h264 slices"), tmp_path, range(72, 97), range)
