@@ -267,6 +267,18 @@ def test_keyframes_that_are_lost_are_no_place_to_begin(zoo: Callable[[str], Path
         assert any("25 frames are lost; within 1.6 s to 4.0 s" in warning for warning in reading.source.warnings)
 
 
+def test_what_is_left_of_an_incomplete_packet_is_damage(zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    """The file ends within a JPEG: FFmpeg says that the packet is incomplete, and makes a frame of it unmarked."""
+    data = zoo("mjpeg avi").read_bytes()
+    path = tmp_path / "cut.avi"
+    path.write_bytes(data[: len(data) * 2 // 3])
+    reference = read(path, sequential=True)
+    assert reference.source.damaged == 1
+    last = len(reference.frames) - 1
+    assert read(path, [last]).source.damaged == 1
+    assert read(path, [last - 1]).source.damaged == 0
+
+
 def spoilt_packets(source: Path, folder: Path, rows: Iterable[int], where: Callable[[int], Iterable[int]]) -> Path:
     """A copy with zeros in these packets, at the bytes that `where` tells for a size."""
     data = bytearray(source.read_bytes())

@@ -83,6 +83,8 @@ class Decoder:
         try:
             for row in range(stretch.first, stretch.stop):
                 packet = self._take(row)
+                if packet.is_corrupt:  # FFmpeg may make an unmarked frame of what is left of it
+                    raise DamageError
                 self._skip(self._spares and row not in needed)
                 yield from sift(packet.decode())
             yield from sift(self._codec.decode(None))
