@@ -17,7 +17,7 @@ import av.error
 import pytest
 from clips import Clip, Shown, pixels_hash, plain_decode, unevenly
 
-from gpu_bgstat import Config
+from gpu_bgstat import Config, estimate
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Frame
 from gpu_bgstat.schedule import Planned
@@ -431,6 +431,15 @@ def threads_go() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     assert set(threading.enumerate()) <= before, "threads are left"
+
+
+def test_a_film_without_a_single_sound_frame_is_an_error(zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    path = spoilt_packets(zoo("h264 sound mp4"), tmp_path, range(120), range)
+    for wanted in ([0], range(0, 120, 10)):
+        with pytest.raises(SourceError, match="not one frame could be decoded"):
+            read(path, wanted)
+    with pytest.raises(SourceError, match="not one frame could be decoded"):
+        estimate(path)
 
 
 @pytest.mark.usefixtures("threads_go")

@@ -159,6 +159,8 @@ class VideoSource(Source):
         """The samples by the shortest way; frames that turn out to be lost leave the timeline."""
         assert self.timeline is not None and self.timeline.times_s is not None
         times = self.timeline.times_s
+        if not len(times):
+            raise self._nothing()
         stop = bisect_left(range(len(times)), True, key=lambda number: plan.over(number, float(times[number])))
         due = indices[: bisect_left(indices, stop)]
         parts = stretches(index, due)
@@ -257,7 +259,7 @@ class VideoSource(Source):
                 if plan.due(index, time_s):
                     yield Frame(index, time_s, pixels(picture))
         if not times:
-            raise SourceError(f"{self.name}: not one frame could be decoded; is the file whole?")
+            raise self._nothing()
         self.timeline = Timeline(len(times), np.asarray(times), np.empty(0, np.int64))
         self.warnings += complaints(self._promise, np.asarray(times), "could be decoded")
 
@@ -297,6 +299,9 @@ class VideoSource(Source):
             if time_s > last:
                 return time_s
         return last + self._frame_s
+
+    def _nothing(self) -> SourceError:
+        return SourceError(f"{self.name}: not one frame could be decoded; is the file whole?")
 
     def close(self) -> None:
         self._file.close()
