@@ -433,6 +433,15 @@ def threads_go() -> Iterator[None]:
     assert set(threading.enumerate()) <= before, "threads are left"
 
 
+def test_a_loss_that_is_known_is_told_with_its_place(zoo: Callable[[str], Path], tmp_path: Path) -> None:
+    """The last reading does not come by the lost frame any more."""
+    path = spoilt_packets(zoo("mjpeg avi"), tmp_path, [30], range)
+    reading = read(path, [4, 30, 90])
+    truth = plain_decode(zoo("mjpeg avi"))
+    assert list(reading.pixels.values()) == [truth[number].pixels for number in (4, 31, 91)]
+    assert any("1 frames are lost; within 1.0 s to 1.0 s" in warning for warning in reading.source.warnings)
+
+
 def test_a_film_without_a_single_sound_frame_is_an_error(zoo: Callable[[str], Path], tmp_path: Path) -> None:
     path = spoilt_packets(zoo("h264 sound mp4"), tmp_path, range(120), range)
     for wanted in ([0], range(0, 120, 10)):

@@ -231,7 +231,8 @@ class VideoSource(Source):
         self.damaged = max(toll.undecodable + toll.marked, toll.incomplete, len(self._lost))
         if not self.damaged:
             return
-        stamps = [index.pts[first:stop] - index.pts[index.rows[0]] for first, stop in sorted(toll.spans)]
+        places = sorted(toll.spans) or [(min(self._lost), max(self._lost) + 1)]  # lost frames are not visited again
+        stamps = [index.pts[first:stop] - index.pts[index.rows[0]] for first, stop in places]
         spans = [
             f"{float(ticks.min() * self._time_base):.1f} s to {float(ticks.max() * self._time_base):.1f} s"
             for ticks in stamps
