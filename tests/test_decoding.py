@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import random
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
+import cv2
+import numpy as np
 import pytest
-from clips import Clip, Shown, pixels_hash, plain_decode, unevenly
+from clips import Clip, Shown, copied, pixels_hash, plain_decode, unevenly
+from conftest import RECORDINGS, recording
 
 from gpu_bgstat import Config, estimate
 from gpu_bgstat.errors import SourceError
@@ -241,7 +247,122 @@ def test_every_frame_by_itself(zoo: Callable[[str], Path]) -> None:
             assert read(zoo(name), [number], 1).pixels == {number: truth[number].pixels}, (name, number)
 
 
+COPIES = [
+    *(
+        (name, suffix)
+        for name in ("h264 b-pyramid=normal", "h264 open mp4", "hevc open mp4")
+        for suffix in ("mp4", "mkv")
+    ),
+    *(("mpeg4 B-frames mp4", suffix) for suffix in ("mov", "mkv", "avi")),
+    *((name, "ts") for name in ("h264 open ts", "hevc open ts", "mpeg2 ts")),
+    ("h264 flv", "flv"),
+]
+
+
+@pytest.mark.parametrize(("name", "suffix"), COPIES)
+def test_copies_that_begin_within_a_group(zoo: Callable[[str], Path], name: str, suffix: str, tmp_path: Path) -> None:
+    """Cut by a program that does not decode: the first packets have no keyframe, or an edit list hides some."""
+    for first in (7, 24, 31):
+        path = copied(zoo(name), tmp_path / f"{first}.{suffix}", first)
+        truth = plain_decode(path, tolerant=True)
+        assert [shown.pixels for shown in truth] == list(read(path, sequential=True).pixels.values())
+        for wanted, decoders, any_order in [([0, 1, 2, 30], 1, False), ([40, 60], 2, True), ([70], 1, False)]:
+            reading = read(path, wanted, decoders, any_order)
+            right = reading.pixels == {number: truth[number].pixels for number in wanted}
+            assert right or reading.told, (first, wanted, reading.why)
+
+
+@pytest.mark.recordings
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.name)
+        for folder in ("animals", "people", "codec")
+        for path in sorted((RECORDINGS / folder).glob("*"))
+        if path.name != "decord_corrupted.mp4"  # damaged: two plain decodes of it differ
+    ],
+)
+def test_sparse_samples_of_real_recordings(path: Path) -> None:
+    """Against one plain decode, whose length the recording tells; long ones up to a sixth of their frames."""
+    source = VideoSource(LocalFile(recording(f"{path.parent.name}/{path.name}")))
+    assert source.timeline is not None
+    rng = random.Random(path.name)
+    total = source.timeline.frames
+    reach = total if total * path.stat().st_size < 3e9 else total // 6
+    subsets = [sorted(rng.sample(range(reach), min(reach, count))) for count in (9, 3, 1)]
+    every = set().union(*subsets)
+    truth = plain_decode(path, every, stop=max(every) + 1)
+    for wanted in subsets:
+        with closing(VideoSource(LocalFile(path), Config(decoders=rng.choice([1, 2, 3])))) as again:
+            there = [number for number in wanted if number < len(truth)]  # a header may promise too much
+            frames = frames_of(again, there, any_order=rng.random() < 0.5)
+            assert sorted(frame.index for frame in frames) == there
+            for frame in frames:
+                assert frame.time_s == pytest.approx(truth[frame.index].time_s, abs=1e-6)
+                assert pixels_hash(frame.pixels) == truth[frame.index].pixels, frame.index
+            assert again.damaged == 0
+
+
+def frames_of(source: VideoSource, wanted: Sequence[int], any_order: bool = False) -> list[Frame]:
+    for _ in range(20):
+        assert source.timeline is not None
+        with suppress(ReadAgainError):
+            return list(source.read(Planned(wanted, source.timeline.frames, any_order=any_order)))
+    raise AssertionError("the source never came to an end of correcting itself")
+
+
 # --- damage ----------------------------------------------------------------------------------------------------------
+
+HARMED = [
+    "h264 b-pyramid=none", "h264 b-pyramid=strict", "h264 refs=5 weightp", "h264 avi", "h264 fragmented", "h264 flv",
+    "hevc closed", "hevc open ts", "mpeg4 B-frames mp4", "mpeg4 avi", "mpeg2 ts", "mjpeg avi", "vp8", "vp9 webm",
+    "av1 mp4", "wmv2", "msmpeg4", "flv1", "huffyuv",
+]  # fmt: skip
+
+
+def harmed(data: bytes, rng: random.Random) -> bytes:
+    """Noise, zeros, a flipped bit, or the end gone."""
+    spoilt, kind = bytearray(data), rng.choice(["noise", "zeros", "bit", "cut"])
+    if kind == "cut":
+        return data[: rng.randrange(len(data) // 3, len(data))]
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        at = rng.randrange(len(data) // 20, len(data) - 10)
+        size = min(rng.choice([1, 8, 64, 600, 3000]), len(data) - at)
+        if kind == "bit":
+            spoilt[at] ^= 1 << rng.randrange(8)
+        else:
+            spoilt[at : at + size] = rng.randbytes(size) if kind == "noise" else bytes(size)
+    return bytes(spoilt)
+
+
+@pytest.mark.parametrize("seed", range(2 * len(HARMED)))
+def test_damaged_films_give_the_frames_of_a_sequential_reading_or_say_so(
+    zoo: Callable[[str], Path], seed: int, tmp_path: Path
+) -> None:
+    """Nothing that was decoded with damage is handed on without a word.
+
+    What no reader can know is the damage in groups that it does not visit: frames that are lost there move the numbers
+    behind them, so where nothing is told, each frame must be one of the sequential reading, be it under another number.
+    FFmpeg fills holes from buffers of its threads, so what is told may differ in its pixels. Damage of MJPEG that
+    FFmpeg does not mark, and of FFV1, it never marks, is left to nobody: these are whatever lay in memory.
+    """
+    rng = random.Random(seed)
+    source = zoo(HARMED[seed % len(HARMED)])
+    path = tmp_path / source.name
+    path.write_bytes(harmed(source.read_bytes(), rng))
+    try:
+        reference = read(path, sequential=True)
+    except SourceError:
+        return  # not even that
+    total = len(reference.frames)
+    for wanted in (sorted(rng.sample(range(total), min(total, 4))), sorted(rng.sample(range(total), total * 2 // 3))):
+        reading = read(path, wanted, rng.choice([1, 2, 3]))
+        if reading.told:
+            continue
+        assert sorted(reading.pixels) == wanted
+        for number, pixels in reading.pixels.items():
+            right = reference.pixels[number]
+            assert pixels == right or (reference.told and pixels in reference.pixels.values()), number
 
 
 def test_damaged_keyframes_side_by_side(zoo: Callable[[str], Path], tmp_path: Path) -> None:
@@ -423,6 +544,220 @@ def test_an_avi_that_marks_every_frame_as_a_keyframe(zoo: Callable[[str], Path],
             assert source.timeline is not None and source.timeline.frames == 120
 
 
+# --- files that change while they are read ---------------------------------------------------------------------------
+
+
+def while_reading(
+    path: Path, happens: Callable[[], object], wanted: Sequence[int] = range(0, 120, 5), decoders: int = 2
+) -> Reading:
+    """Something happens to the file after the second frame."""
+    source = VideoSource(LocalFile(path), Config(decoders=decoders))
+    done = False
+    with closing(source):
+        for _ in range(20):
+            assert source.timeline is not None
+            frames = []
+            try:
+                for frame in source.read(Planned(wanted, source.timeline.frames)):
+                    frames.append(frame)
+                    if len(frames) == 2 and not done:
+                        happens()
+                        done = True
+                return Reading(frames, source)
+            except ReadAgainError:
+                continue
+    raise AssertionError("the source never came to an end of correcting itself")
+
+
+@pytest.fixture
+def copy(zoo: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a clip, to be spoilt."""
+
+    def copied_clip(name: str) -> Path:
+        path = tmp_path / zoo(name).name
+        path.write_bytes(zoo(name).read_bytes())
+        return path
+
+    return copied_clip
+
+
+CHANGING = ["h264 refs=5 weightp", "h264 b-pyramid=strict", "h264 bare", "h264 index in front", "mpeg4 avi"]
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_file_that_grows(copy: Callable[[str], Path], name: str) -> None:
+    """Only what was there at first is used."""
+    path = copy(name)
+    truth = plain_decode(path)
+
+    def grow() -> None:
+        with path.open("ab") as file:
+            file.write(path.read_bytes()[1000:])
+
+    reading = while_reading(path, grow)
+    assert reading.pixels == {number: truth[number].pixels for number in range(0, 120, 5)}
+    assert any("grew by" in warning for warning in reading.source.warnings)
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_file_that_vanishes(copy: Callable[[str], Path], name: str) -> None:
+    """Containers that are open go on; one that must be opened anew says what is wrong."""
+    path = copy(name)
+    truth = plain_decode(path)
+    try:
+        reading = while_reading(path, path.unlink)
+    except SourceError as error:
+        assert str(path) in str(error) and ("not there any more" in str(error) or "No such file" in str(error))
+    else:
+        assert reading.pixels == {number: truth[number].pixels for number in range(0, 120, 5)}
+        assert any("was removed" in warning for warning in reading.source.warnings)
+
+
+def test_a_file_that_is_gone_before_it_is_read(copy: Callable[[str], Path]) -> None:
+    path = copy("h264 index in front")
+    source = VideoSource(LocalFile(path))
+    path.unlink()
+    with closing(source), pytest.raises(SourceError, match=r"No such file|not there any more"):
+        list(source.read(Planned([3, 50], 120)))
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_file_that_is_replaced(copy: Callable[[str], Path], zoo: Callable[[str], Path], name: str) -> None:
+    """By renaming another over it: the earlier one stays readable where it is open; no frame of the new one comes."""
+    path = copy(name)
+    truth = plain_decode(path)
+    other = path.with_name("other" + path.suffix)
+    Clip(path.suffix[1:], ZOO[name][0].codec, {"x264-params": "bframes=0"}, size=(128, 96)).write(other)
+    try:
+        reading = while_reading(path, lambda: other.rename(path))
+    except SourceError as error:
+        assert "was replaced while it was read" in str(error)
+    else:
+        assert reading.pixels == {number: truth[number].pixels for number in range(0, 120, 5)}
+        assert any("was replaced" in warning for warning in reading.source.warnings)
+
+
+@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.parametrize("how", ["cut", "rewritten"])
+def test_a_file_that_is_changed_in_place(copy: Callable[[str], Path], name: str, how: str) -> None:
+    """Cut, or written over with the same length: nobody can tell which bytes were read, so it is an error."""
+    path = copy(name)
+    data = path.read_bytes()
+
+    def change() -> None:
+        if how == "cut":
+            os.truncate(path, len(data) // 2)
+            return
+        with path.open("r+b") as file:
+            file.seek(len(data) // 2)
+            file.write(data[1000 : 1000 + len(data) // 3])
+        os.utime(path, ns=(1, 1))
+
+    with pytest.raises(SourceError, match=r"was changed while it was read|was replaced while it was read|is no video"):
+        while_reading(path, change)
+
+
+# --- sizes, reports, grey --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["ts", "h264"])
+def test_frames_that_change_their_size(suffix: str, tmp_path: Path) -> None:
+    """Exact and sequential, and the report says why."""
+    parts = [
+        Clip(suffix, "libx264", B3, frames=60, size=size).write(tmp_path / f"{size[0]}.{suffix}")
+        for size in ((96, 72), (128, 96))
+    ]
+    path = tmp_path / f"both.{suffix}"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    truth = plain_decode(path)
+    wanted = [3, 50, len(truth) - 5]
+    reading = compare(path, wanted, truth, 2, False)
+    assert reading.way == "sequential"
+    sizes = [frame.pixels.shape[:2] for frame in reading.frames]
+    assert sizes == [(72, 96), (72, 96), (96, 128)]
+    background = estimate(path, Config(every=20))
+    assert background.run.decoding == reading.source.decoding
+    assert background.run.resized
+    background.save(tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert reading.why in json.dumps(told)
+
+
+@pytest.mark.parametrize("name", ["h264 b-pyramid=none", "h264 bare", "h264 intra-refresh ts", "mjpeg mkv"])
+def test_the_report_says_which_way_was_taken_and_why(zoo: Callable[[str], Path], name: str, tmp_path: Path) -> None:
+    background = estimate(zoo(name), Config(every=30))
+    truth = plain_decode(zoo(name))
+    assert [sample.index for sample in background.samples] == [29, 59, 89, 119]
+    assert len(truth) == 120
+    why = ZOO[name][1]
+    assert background.run.decoding["way"] == ("planned" if why in PLANNED else "sequential")
+    assert why in background.run.decoding["why"]
+    background.save(tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert background.run.decoding in (told.get("decoding"), told.get("run", {}).get("decoding"))
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format", "suffix"),
+    [
+        ("ffv1", "gray", "mkv"),
+        ("ffv1", "gray", "avi"),
+        ("libx264", "gray", "mp4"),
+        ("ffv1", "yuv420p", "mkv"),
+        ("libx264", "yuv420p", "mp4"),
+        ("mjpeg", "yuvj420p", "avi"),
+        ("ffv1", "gray16le", "mkv"),
+    ],
+)
+@pytest.mark.parametrize("color_range", [0, 1, 2])
+def test_grey_equals_that_of_bgr(codec: str, pixel_format: str, suffix: str, color_range: int, tmp_path: Path) -> None:
+    """All 256 levels, whatever range the file claims: reading grey gives COLOR_BGR2GRAY of reading colour."""
+    path = tmp_path / f"grey.{suffix}"
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(8, 0).repeat(8, 1)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=25, options={"crf": "1"} if codec == "libx264" else {})
+        stream.width, stream.height, stream.pix_fmt = 128, 128, pixel_format
+        stream.codec_context.color_range = color_range
+        for number in range(5):
+            picture = av.VideoFrame.from_ndarray(np.roll(ramp, 8 * number, 1), format="gray")
+            picture = picture.reformat(format=pixel_format)
+            picture.color_range = color_range
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    levels = levels_read_in_grey(path, 5)
+    assert len(levels) == 256 or (codec, pixel_format) != ("ffv1", "gray")
+
+
+def test_grey_of_jpeg_equals_that_of_bgr(tmp_path: Path) -> None:
+    """A camera's grey JPEGs: the encoder here is OpenCV's, FFmpeg has none for them."""
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(8, 0).repeat(8, 1)
+    path = tmp_path / "grey.avi"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 128, "yuvj420p"
+        for number in range(5):
+            jpeg = cv2.imencode(".jpg", np.roll(ramp, 8 * number, 1), [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
+            packet = av.Packet(jpeg.tobytes())
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number, number, True
+            packet.time_base = Fraction(1, 25)
+            container.mux(packet)
+    assert len(levels_read_in_grey(path, 5, np.dtype("u1"))) > 250
+
+
+def levels_read_in_grey(path: Path, count: int, only: np.dtype[Any] | None = None) -> set[int]:
+    """All levels of the frames; asserts that grey is what BGR gives. `only`: that it comes as grey of this type."""
+    levels: set[int] = set()
+    with closing(VideoSource(LocalFile(path), Config(gray=True))) as grey, closing(VideoSource(LocalFile(path))) as bgr:
+        frames = frames_of(grey, range(count)), frames_of(bgr, range(count))
+    assert len(frames[0]) == count
+    for one, other in zip(*frames, strict=True):
+        assert only is None or (one.pixels.ndim == 2 and one.pixels.dtype == only)
+        pixels = one.pixels if one.pixels.ndim == 2 else cv2.cvtColor(one.pixels, cv2.COLOR_BGR2GRAY)
+        assert np.array_equal(pixels, cv2.cvtColor(np.ascontiguousarray(other.pixels), cv2.COLOR_BGR2GRAY))
+        levels |= {int(level) for level in np.unique(pixels)}
+    return levels
+
+
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 
@@ -431,6 +766,43 @@ def threads_go() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     assert set(threading.enumerate()) <= before, "threads are left"
+
+
+@pytest.mark.usefixtures("threads_go")
+@pytest.mark.parametrize("any_order", [False, True])
+@pytest.mark.parametrize("taken", [0, 1, 2, 7])
+def test_a_reader_that_stops_early(zoo: Callable[[str], Path], taken: int, any_order: bool) -> None:
+    for decoders in (1, 2, 5):
+        with closing(VideoSource(LocalFile(zoo("h264 b-pyramid=none")), Config(decoders=decoders))) as source:
+            frames = source.read(Planned(range(120), 120, any_order=any_order))
+            for _ in range(taken):
+                next(frames)
+            frames.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("threads_go")
+@pytest.mark.parametrize("any_order", [False, True])
+def test_more_decoders_than_stretches(zoo: Callable[[str], Path], any_order: bool) -> None:
+    for name in ("h264 one keyframe", "h264 b-pyramid=none"):
+        truth = plain_decode(zoo(name))
+        reading = compare(zoo(name), range(0, 120, 9), truth, 40, any_order)
+        assert reading.source.decoding["decoders"] == reading.source.decoding["stretches"]
+
+
+@pytest.mark.usefixtures("threads_go")
+@pytest.mark.parametrize("any_order", [False, True])
+@pytest.mark.parametrize("decoders", [1, 2, 3])
+def test_lost_frames_are_not_waited_for(
+    zoo: Callable[[str], Path], decoders: int, any_order: bool, tmp_path: Path
+) -> None:
+    """First, last and middle ones, in a row and alone."""
+    path = spoilt_packets(zoo("mjpeg avi"), tmp_path, [0, 5, 6, 7, 8, 9, 10, 11, 60, 119], range)
+    sound = [number for number in range(120) if number not in (0, 5, 6, 7, 8, 9, 10, 11, 60, 119)]
+    truth = plain_decode(zoo("mjpeg avi"))
+    reading = read(path, None, decoders, any_order)
+    assert sorted(reading.pixels) == list(range(110))
+    assert [reading.pixels[number] for number in range(110)] == [truth[number].pixels for number in sound]
+    assert reading.source.damaged == 10
 
 
 def test_a_loss_that_is_known_is_told_with_its_place(zoo: Callable[[str], Path], tmp_path: Path) -> None:
@@ -449,6 +821,18 @@ def test_a_film_without_a_single_sound_frame_is_an_error(zoo: Callable[[str], Pa
             read(path, wanted)
     with pytest.raises(SourceError, match="not one frame could be decoded"):
         estimate(path)
+
+
+@pytest.mark.usefixtures("threads_go")
+@pytest.mark.parametrize("any_order", [False, True])
+def test_an_error_in_a_decoder_reaches_the_reader(copy: Callable[[str], Path], any_order: bool) -> None:
+    """A file that is gone when the decoders open it."""
+    for decoders in (1, 3):
+        path = copy("h264 b-pyramid=none")
+        with closing(VideoSource(LocalFile(path), Config(decoders=decoders))) as source:
+            path.unlink()
+            with pytest.raises(SourceError):
+                list(source.read(Planned(range(120), 120, any_order=any_order)))
 
 
 @pytest.mark.usefixtures("threads_go")
