@@ -80,6 +80,11 @@ class _Outbox:
             self.error = self.error or error
             self._changed.notify_all()
 
+    def check(self) -> None:
+        """Raises what a decoder raised, be it after the last frame: those before may have been false."""
+        if self.error:
+            raise self.error
+
     def close(self) -> None:
         with self._changed:
             self._closed = True
@@ -91,8 +96,7 @@ class _Outbox:
             with self._changed:
                 while not self.error and not self._ready():
                     self._changed.wait()
-                if self.error:
-                    raise self.error
+                self.check()
                 place = self._taken if self._ordered else next(iter(self._frames))
                 frame = self._frames.pop(place)
                 self._taken += 1
@@ -140,12 +144,12 @@ class Crew:
                 yield ready()
             for thread in threads:
                 thread.join()
-            if outbox.error:  # found when all frames had been handed on
-                raise outbox.error
+            outbox.check()
         finally:
             outbox.close()
             for thread in threads:
                 thread.join()
+        outbox.check()
 
 
 def _next(queue: Iterator[Stretch], lock: threading.Lock) -> Stretch | None:

@@ -89,6 +89,8 @@ class Decoder:
         try:
             for row in range(stretch.first, stretch.stop):
                 packet = self._take(row)
+                if packet.is_corrupt:  # FFmpeg may make an unmarked frame of what is left of it
+                    raise DamageError
                 self._skip(self._spares and row not in needed)
                 yield from sift(packet.decode())
             yield from sift(self._codec.decode(None))
@@ -101,24 +103,28 @@ class Decoder:
     def tolerantly(self, stretch: Stretch, toll: Toll) -> Iterator[tuple[int, VideoFrame]]:
         """A damaged stretch again, as a sequential decoder meets it: every packet between the keyframes around it.
 
-        Adds to `toll` what the damage cost. Raises FalseIndexError.
+        It begins at one that is whole, for what hides damage comes from the frames before. Adds to `toll` what the
+        damage cost from the stretch on. Raises FalseIndexError.
         """
         index, first = self._index, keyframe_before(self._index, stretch.first)
+        while first and not self._whole(first):
+            first = keyframe_before(index, first)
         stop = keyframe_after(index, stretch.stop)
         numbers = {int(index.pts[row]): number for number, row in stretch.wanted}
         missing = {row for row in range(first, stop) if index.shown[row] and index.pts[row] >= index.pts[first]}
         self._go_to(first)
         self._skip(False)
-        for packet in (*self._until(first, stop + _BEYOND), None):
-            toll.incomplete += bool(packet and packet.is_corrupt)
+        counted = range(stretch.first, stop)  # damage around them is told by the stretches that it belongs to
+        for at, packet in enumerate((*self._until(first, stop + _BEYOND), None), first):
+            toll.incomplete += bool(packet and packet.is_corrupt and at in counted)
             try:
                 pictures = self._codec.decode(None) if packet is None else packet.decode()
             except av.error.FFmpegError:
-                toll.undecodable += 1
+                toll.undecodable += at in counted
                 continue
             for picture in pictures:
                 row = index.row(picture.pts)
-                toll.marked += row in missing and picture.is_corrupt
+                toll.marked += row in missing and row in counted and picture.is_corrupt
                 missing.discard(row)
                 if picture.pts in numbers:
                     yield numbers.pop(picture.pts), picture
@@ -127,6 +133,19 @@ class Decoder:
             raise FalseIndexError(f"packet {first} is marked as a keyframe and gives no frame")
         toll.lost |= missing
         toll.spans.append((stretch.first, stop))
+
+    def _whole(self, row: int) -> bool:
+        """Whether a keyframe can be decoded without errors."""
+        self._go_to(row)
+        self._skip(False)
+        try:
+            pictures = [*self._take(row).decode(), *self._codec.decode(None)]
+        except (DamageError, av.error.FFmpegError):
+            return False
+        finally:
+            self._codec.flush_buffers()
+            self._next = -1
+        return not any(picture.is_corrupt for picture in pictures)
 
     def _go_to(self, row: int) -> None:
         """Makes `row` the packet that comes next, by seeking or by passing over packets."""

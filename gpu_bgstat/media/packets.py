@@ -24,6 +24,7 @@ Flags = NDArray[np.bool_]
 
 TABLES, PACKETS = "the container's tables", "reading all packets"  # where an index comes from
 _BIT_A_MACROBLOCK = {"mpeg4", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "h263", "flv1"}
+_NUMBERED = {"h264", "hevc"}  # in showing order by numbers of their own; of others, FFmpeg tells B-frames by their type
 _HIDES_FRAMES = {"vp8", "vp9"}  # packets of frames that are never shown, told only by their first byte
 
 
@@ -68,10 +69,10 @@ class PacketIndex:
         return (stamps - stamps[:1]) * numerator / denominator
 
     def without(self, lost: Iterable[int]) -> PacketIndex:
-        """The index after it was found that the frames of these packets cannot be decoded."""
-        shown = self.shown.copy()
-        shown[list(lost)] = False
-        return replace(self, shown=shown)
+        """The index after these packets were found not to give their frames; decoding cannot begin there either."""
+        shown, key = self.shown.copy(), self.key.copy()
+        shown[list(lost)] = key[list(lost)] = False
+        return replace(self, shown=shown, key=key)
 
 
 def from_tables(file: VideoFile, container: Any) -> PacketIndex | None:
@@ -166,6 +167,18 @@ def _hidden(data: bytes, codec: str) -> bool:
     return bits[at] == "0" and bits[at + 2] == "0"  # neither an earlier frame shown again, nor this one
 
 
+def _unordered(index: PacketIndex, codec: str) -> bool:
+    """Whether timestamps are just those of decoding: AVI has no others, and an MP4 may have lost its table."""
+    rising = len(index.pts) > 1 and (np.diff(index.pts) > 0).all()
+    return bool(rising and (codec in _NUMBERED or (index.pts == index.dts).all()))
+
+
+def _straddled(index: PacketIndex) -> bool:
+    """Whether a frame that is decoded before a keyframe is shown after it: no encoder does that."""
+    keys = np.flatnonzero(index.key)[1:]
+    return bool((np.maximum.accumulate(index.pts)[keys - 1] > index.pts[keys]).any())
+
+
 def doubt(index: PacketIndex, timed: bool, codec: Any) -> str:
     """Why this index cannot be trusted to tell which packet becomes the n-th frame; empty if it can."""
     if not len(index.rows):
@@ -177,6 +190,8 @@ def doubt(index: PacketIndex, timed: bool, codec: Any) -> str:
         "packets share a timestamp": (np.diff(stamps) <= 0).any(),
         "its first packet is no keyframe": not index.key[0],
         "frames are shown before the first keyframe": index.pts[index.rows[0]] < index.pts[0],
+        "its frames are reordered, and its timestamps are not": codec.has_b_frames and _unordered(index, codec.name),
+        "frames decoded before a keyframe are shown after it": _straddled(index),
         "it has packets too small for a frame": (index.size[index.shown] < least).any(),
     }
     return next((reason for reason, found in reasons.items() if found), "")

@@ -181,6 +181,8 @@ class VideoSource(Source):
         """The samples by the shortest way; frames that turn out to be lost leave the timeline."""
         assert self.timeline is not None and self.timeline.times_s is not None
         times = self.timeline.times_s
+        if not len(times):
+            raise self._nothing()
         stop, due, parts = self._stretches(plan, index, indices)
         crew, toll = self._crew(index, parts), Toll()
         self.decoding = {
@@ -270,8 +272,9 @@ class VideoSource(Source):
         self.damaged = max(toll.frames, len(self._lost))
         if not self.damaged:
             return
-        stamps = [index.pts[first:stop] - index.pts[index.rows[0]] for first, stop in sorted(toll.spans)]
-        spans = [(float(ticks.min() * self._time_base), float(ticks.max() * self._time_base)) for ticks in stamps]
+        harmed = sorted(toll.spans) or [(min(self._lost), max(self._lost) + 1)]  # lost frames are not visited again
+        stamps = [index.pts[first:stop] - index.pts[index.rows[0]] for first, stop in harmed]
+        spans = [(max(0.0, float(ticks.min() * self._time_base)), float(ticks.max() * self._time_base)) for ticks in stamps]
         self.warnings.append(f"{toll.told()}, {len(self._lost)} frames are lost; within {places(spans)}")
 
     def _sequential(self, plan: Plan) -> Iterator[Frame]:
@@ -291,9 +294,12 @@ class VideoSource(Source):
             self.warnings.append(reading.toll.told())
         times = np.asarray(reading.times_s)
         if not len(times):
-            raise SourceError(f"{self.name}: not one frame could be decoded; is the file whole?")
+            raise self._nothing()
         self.timeline = Timeline(len(times), times, np.empty(0, np.int64))
         self.warnings += complaints(self._promise, times, "could be decoded")
+
+    def _nothing(self) -> SourceError:
+        return SourceError(f"{self.name}: not one frame could be decoded; is the file whole?")
 
     def close(self) -> None:
         while self._opened:
