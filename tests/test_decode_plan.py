@@ -18,11 +18,11 @@ from clips import Clip, copied, unevenly
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_bgstat.schedule import snapped
 from gpu_bgstat.media import packets
 from gpu_bgstat.media.decode_plan import keyframe_after, keyframe_before, stretches
 from gpu_bgstat.media.mp4_tables import composition_offsets
 from gpu_bgstat.media.packets import PacketIndex
+from gpu_bgstat.schedule import snapped
 
 # --- what decoders need ----------------------------------------------------------------------------------------------
 

@@ -59,18 +59,18 @@ class _Outbox:
         self._frames: dict[int, Ready | None] = {}  # by place among all; None: will not come
         self._taken = 0
         self.error: BaseException | None = None
-        self._closed = False
+        self.closed = False
         self._changed = threading.Condition()
 
     def put(self, number: int, frame: Ready | None) -> bool:
         """Waits for room; False if nobody wants frames any more."""
         place = bisect_left(self._numbers, number)
         with self._changed:
-            while not self._closed and not self._fits(place):
+            while not self.closed and not self._fits(place):
                 self._changed.wait()
             self._frames[place] = frame
             self._changed.notify_all()
-            return not self._closed
+            return not self.closed
 
     def _fits(self, place: int) -> bool:
         return place < self._taken + self._room if self._ordered else len(self._frames) < self._room
@@ -87,7 +87,7 @@ class _Outbox:
 
     def close(self) -> None:
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
 
     def take(self) -> Iterator[Ready]:
@@ -163,7 +163,7 @@ class _Hand:
     def __init__(self, crew: Crew, outbox: _Outbox) -> None:
         self._crew = crew
         self._outbox = outbox
-        self._decoder = crew.make(False)
+        self._decoder = self._make(False)
         self._pixels = crew.pixels()
         self.toll = Toll()
 
@@ -174,9 +174,14 @@ class _Hand:
             return self._hand_on(self._decoder.pictures(stretch), left)
         except DamageError:
             rest = Stretch(stretch.first, stretch.stop, tuple(left.items()))
-            with closing(self._crew.make(True)) as decoder:
+            with closing(self._make(True)) as decoder:
                 wanted = self._hand_on(decoder.tolerantly(rest, self.toll), left)
             return wanted and all(self._outbox.put(number, None) for number in left)
+
+    def _make(self, tolerant: bool) -> Decoder:
+        decoder = self._crew.make(tolerant)
+        decoder.unwanted = lambda: self._outbox.closed
+        return decoder
 
     def _hand_on(self, pictures: Iterator[tuple[int, VideoFrame]], left: dict[int, int]) -> bool:
         """Takes the frames that came out of `left`, and those before them, which will not come any more."""
@@ -192,7 +197,7 @@ class _Hand:
                 ready = partial(_given, ready())
             if not self._outbox.put(number, ready):
                 return False
-        return True
+        return not self._outbox.closed
 
     def _frame(self, number: int, picture: VideoFrame) -> Frame:
         return Frame(number, float(self._crew.times_s[number]), self._pixels(picture))

@@ -8,9 +8,10 @@ on that the index did not foretell.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import av.error
@@ -79,6 +80,7 @@ class Decoder:
         self._packets: Iterator[Any] = self._container.demux(self._stream)
         self._ahead: Any = None  # a packet that was read and not used yet
         self._next = -1 if used else 0  # the packet that comes next; -1 if unknown
+        self.unwanted: Callable[[], bool] = lambda: False  # asked before each packet: whether to give up
         self._primed = used or self._codec.name in _ALONE
 
     def pictures(self, stretch: Stretch) -> Iterator[tuple[int, VideoFrame]]:
@@ -89,6 +91,8 @@ class Decoder:
         try:
             for row in range(stretch.first, stretch.stop):
                 packet = self._take(row)
+                if self.unwanted():
+                    return
                 if packet.is_corrupt:  # FFmpeg may make an unmarked frame of what is left of it
                     raise DamageError
                 self._skip(self._spares and row not in needed)
@@ -115,7 +119,9 @@ class Decoder:
         self._go_to(first)
         self._skip(False)
         counted = range(stretch.first, stop)  # damage around them is told by the stretches that it belongs to
-        for at, packet in enumerate((*self._until(first, stop + _BEYOND), None), first):
+        for at, packet in enumerate(chain(self._until(first, stop + _BEYOND), [None]), first):
+            if self.unwanted():
+                return
             toll.incomplete += bool(packet and packet.is_corrupt and at in counted)
             try:
                 pictures = self._codec.decode(None) if packet is None else packet.decode()
