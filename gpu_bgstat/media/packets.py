@@ -85,7 +85,8 @@ def from_tables(file: VideoFile, container: Any) -> PacketIndex | None:
     if not mp4 and (form != "avi" or codec.has_b_frames or codec.name in ("h264", "hevc")):
         return None  # AVI does not say when a B-frame is shown
     entries = ((entry.timestamp, entry.pos, entry.size, entry.flags) for entry in stream.index_entries)
-    table = np.fromiter(entries, np.dtype((np.int64, 4)))  # a recording of ten hours has a million
+    row: Any = np.dtype((np.int64, 4))
+    table: Ticks = np.fromiter(entries, row)  # a recording of ten hours has a million
     offsets: Ticks | None = np.zeros(len(table), np.int64)
     if mp4:
         with file.raw() as opened:

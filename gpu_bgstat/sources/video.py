@@ -274,9 +274,8 @@ class VideoSource(Source):
             return
         harmed = sorted(toll.spans) or [(min(self._lost), max(self._lost) + 1)]  # lost frames are not visited again
         stamps = [index.pts[first:stop] - index.pts[index.rows[0]] for first, stop in harmed]
-        spans = [
-            (max(0.0, float(ticks.min() * self._time_base)), float(ticks.max() * self._time_base)) for ticks in stamps
-        ]
+        seconds = [(float(ticks.min() * self._time_base), float(ticks.max() * self._time_base)) for ticks in stamps]
+        spans = [(max(0.0, begin), end) for begin, end in seconds]
         self.warnings.append(f"{toll.told()}, {len(self._lost)} frames are lost; within {places(spans)}")
 
     def _sequential(self, plan: Plan) -> Iterator[Frame]:
