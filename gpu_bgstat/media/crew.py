@@ -176,6 +176,7 @@ class _Hand:
             rest = Stretch(stretch.first, stretch.stop, tuple(left.items()))
             with closing(self._make(True)) as decoder:
                 wanted = self._hand_on(decoder.tolerantly(rest, self.toll), left)
+            self.toll.suspected += not self.toll.frames and not self.toll.lost
             return wanted and all(self._outbox.put(number, None) for number in left)
 
     def _make(self, tolerant: bool) -> Decoder:

@@ -44,24 +44,27 @@ class Toll:
     incomplete: int = 0  # packets
     undecodable: int = 0  # packets
     marked: int = 0  # frames decoded with errors
+    suspected: int = 0  # stretches where FFmpeg complained, and then marked nothing
     lost: set[int] = field(default_factory=set)  # packets whose frame did not come out
     spans: list[tuple[int, int]] = field(default_factory=list)  # packets first .. stop-1 of each damaged stretch
 
     @property
     def frames(self) -> int:
         """How many frames or packets were harmed."""
-        return max(self.undecodable + self.marked, self.incomplete)
+        return max(self.undecodable + self.marked, self.incomplete, self.suspected)
 
     def told(self) -> str:
+        suspected = f", {self.suspected} stretches gave errors that left no mark" if self.suspected else ""
         return (
             f"damage: {self.incomplete} packets are incomplete, {self.undecodable} could not be decoded, "
-            f"{self.marked} frames were decoded with errors"
+            f"{self.marked} frames were decoded with errors{suspected}"
         )
 
     def add(self, other: Toll) -> None:
         self.incomplete += other.incomplete
         self.undecodable += other.undecodable
         self.marked += other.marked
+        self.suspected += other.suspected
         self.lost |= other.lost
         self.spans += other.spans
 
@@ -276,11 +279,18 @@ class _Sift:
             raise DamageError
 
 
-def set_threads(container: Any, threads: int) -> None:
-    """How many of FFmpeg's threads decode the video, before the first packet; 0 lets FFmpeg choose."""
+def prepare(container: Any, threads: int, *, strict: bool = False) -> None:
+    """Sets how the video is decoded, before the first packet: by how many of FFmpeg's threads (0 lets FFmpeg choose).
+
+    strict  what FFmpeg would mend is an error. Marks on frames alone do not do: with several threads, a frame may be
+            handed over before its mark is set. Intra codecs are left out, since harmless faults of cameras abound
+            there. Not for H.264 with open groups, whose leading pictures lack references after a seek.
+    """
     codec = container.streams.video[0].codec_context
     codec.thread_count = threads
     codec.thread_type = "AUTO" if threads != 1 else "NONE"
+    if strict and codec.name not in _ALONE:
+        codec.options = {"err_detect": "explode"}
 
 
 def _one_layer(codec: Any) -> bool:

@@ -63,6 +63,13 @@ class PacketIndex:
         """The numbers of the frames that are keyframes."""
         return np.flatnonzero(self.key[self.rows])
 
+    @cached_property
+    def open_groups(self) -> bool:
+        """Whether some frame is shown before the keyframe that it is decoded after."""
+        keys = np.flatnonzero(self.key)
+        begins = np.searchsorted(keys, np.arange(len(self.key)), side="right") - 1
+        return bool(len(keys)) and bool((self.pts < self.pts[keys[np.maximum(begins, 0)]]).any())
+
     def times_s(self, numerator: int, denominator: int) -> NDArray[np.float64]:
         """(frames,) seconds since the first frame, for this time base; correctly rounded."""
         stamps = self.pts[self.rows]

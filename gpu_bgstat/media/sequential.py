@@ -11,7 +11,7 @@ from typing import Any
 import av.error
 from av.video.frame import VideoFrame
 
-from gpu_bgstat.media.decoder import Toll, set_threads
+from gpu_bgstat.media.decoder import Toll, prepare
 from gpu_bgstat.media.video_file import VideoFile, reason
 
 
@@ -31,7 +31,7 @@ class Sequential:
         """(time in s, picture) of each frame, in the order in which they are shown."""
         last: Fraction | None = None  # exact, since a float that has added up is never equal to a timestamp
         with closing(self._file.open()) as container:
-            set_threads(container, 0)
+            prepare(container, 0)
             for packet in self._packets(container):
                 try:
                     pictures = packet.decode()

@@ -31,7 +31,7 @@ from gpu_bgstat.media import packets
 from gpu_bgstat.media.completeness import Promise, complaints, places
 from gpu_bgstat.media.crew import Crew, division
 from gpu_bgstat.media.decode_plan import Stretch, stretches
-from gpu_bgstat.media.decoder import Decoder, FalseIndexError, Toll, set_threads
+from gpu_bgstat.media.decoder import Decoder, FalseIndexError, Toll, prepare
 from gpu_bgstat.media.packets import PacketIndex
 from gpu_bgstat.media.pixels import PixelReader
 from gpu_bgstat.media.sequential import Sequential
@@ -80,7 +80,8 @@ class VideoSource(Source):
         """The header, the first picture, and the index: from the container's tables, else from all packets."""
         self._describe(container)
         tables = packets.from_tables(self._file, container)
-        set_threads(container, division(1, (0, 0), False, 1)[1])
+        strict = tables is not None and self._strict(tables)
+        prepare(container, division(1, (0, 0), False, 1)[1], strict=strict)
         first = self._look(container)
         if tables is not None and first is not None:
             self._trust(packets.aligned(tables, first), container.streams.video[0].codec_context)
@@ -258,11 +259,14 @@ class VideoSource(Source):
                 with suppress(IndexError):  # another thread took it
                     return Decoder(self._opened.pop(), index, self._size, used=True)
             container = self._file.open()
-            set_threads(container, 0 if tolerant else threads)
+            prepare(container, 0 if tolerant else threads, strict=not tolerant and self._strict(index))
             return Decoder(container, index, self._size)
 
         assert self.timeline is not None and self.timeline.times_s is not None
         return Crew(decoders, make, self._reader, self.timeline.times_s)
+
+    def _strict(self, index: PacketIndex) -> bool:
+        return self.container["codec"] != "h264" or not index.open_groups
 
     def _reader(self) -> PixelReader:
         return PixelReader(self.name, self._depth, self._config.gray)
