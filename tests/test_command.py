@@ -294,10 +294,11 @@ def test_plan(film: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, mon
     code, out, err = outcome(capfd, "plan", film, "--every", "9")
     assert (code, err) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
-    assert list(lines) == ["source", "frames", "samples", "memory", "device", "place"]
+    assert list(lines) == ["source", "frames", "samples", "memory", "device", "decoding", "place"]
     assert lines["source"] == str(film) and lines["frames"] == "90"
     assert lines["samples"] == "10, from frame 8 to frame 89 (3.0 s)"
     assert lines["memory"].startswith("0.2 MB of samples (96x72 colour, 8 bit)")
+    assert lines["decoding"].startswith("90 of 90 packets, in 1 stretches on 1 decoders; ")
     assert lines["device"]
     code, out, err = outcome(capfd, "plan", film, "--every", "9", "--json", "--roi", "0,0,50,40", "--gray")
     told = json.loads(out)
