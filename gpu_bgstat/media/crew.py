@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from gpu_bgstat.frames import Frame, Image
 from gpu_bgstat.media.decode_plan import Stretch
-from gpu_bgstat.media.decoder import DamageError, Decoder, Toll
+from gpu_bgstat.media.decoder import DamageError, Decoder, FalseIndexError, Toll
+from gpu_bgstat.media.waiting import STEP_S
 
 Ready = Callable[[], Frame]  # makes the frame, or has it already
 
@@ -71,7 +72,7 @@ class _Outbox:
         while self._taken < len(self._numbers):
             with self._changed:
                 while not self.error and not self._ready():
-                    self._changed.wait()
+                    self._changed.wait(STEP_S)
                 if self.error:
                     raise self.error
                 place = self._taken if self._ordered else next(iter(self._frames))
@@ -93,6 +94,7 @@ class Crew:
     make: Callable[[bool], Decoder]  # True: one like a sequential decoder
     pixels: Callable[[], Callable[[VideoFrame], Image]]  # made once a thread
     times_s: NDArray[np.float64]
+    give_up: Callable[[], None]  # lets decoders go that wait for bytes
 
     def frames(self, stretches: Sequence[Stretch], toll: Toll, ordered: bool) -> Iterator[Frame]:
         """The wanted frames of all stretches; `toll` has what damage cost, afterwards.
@@ -123,6 +125,11 @@ class Crew:
                 thread.join()
             if outbox.error:  # found when all frames had been handed on
                 raise outbox.error
+        except (FalseIndexError, GeneratorExit):
+            raise  # the file may be read again
+        except BaseException:
+            self.give_up()
+            raise
         finally:
             outbox.close()
             for thread in threads:
