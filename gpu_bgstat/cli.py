@@ -25,6 +25,7 @@ from gpu_bgstat.demo import run_demo
 from gpu_bgstat.errors import BgstatError, ConfigError, SourceError
 from gpu_bgstat.forecast import forecast
 from gpu_bgstat.frames import Background
+from gpu_bgstat.media.addresses import is_url, without_secrets
 from gpu_bgstat.outputs import writable
 from gpu_bgstat.outputs.report import report_json
 from gpu_bgstat.pipeline import estimate
@@ -114,7 +115,10 @@ class _ToStderr(logging.Handler):
 
 def default_folder(names: Sequence[str]) -> Path:
     """Where the results go without -o: beside where the user stands, named after the recording."""
-    stem = "stdin" if names[0] == "-" else Path(names[0]).stem or Path(names[0]).resolve().name
+    name = "stdin" if names[0] == "-" else names[0]
+    if is_url(name):
+        name = without_secrets(name).removesuffix("?…")
+    stem = Path(name).stem or Path(name).resolve().name
     return Path(f"{stem}_background".replace("*", "all"))
 
 

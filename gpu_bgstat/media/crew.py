@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from gpu_bgstat.backends.tiles import cores
 from gpu_bgstat.frames import Frame, Image
 from gpu_bgstat.media.decode_plan import Stretch
-from gpu_bgstat.media.decoder import DamageError, Decoder, Toll
+from gpu_bgstat.media.decoder import DamageError, Decoder, FalseIndexError, Toll
+from gpu_bgstat.media.waiting import STEP_S
 
 _MOST_BYTES = 1 << 31  # that all decoders together may hold, unless their number was asked for
 _PICTURES_HELD = 20  # by a decoder, at most: 16 references and those under way
@@ -95,7 +96,7 @@ class _Outbox:
         while self._taken < len(self._numbers):
             with self._changed:
                 while not self.error and not self._ready():
-                    self._changed.wait()
+                    self._changed.wait(STEP_S)
                 self.check()
                 place = self._taken if self._ordered else next(iter(self._frames))
                 frame = self._frames.pop(place)
@@ -116,6 +117,7 @@ class Crew:
     make: Callable[[bool], Decoder]  # True: one like a sequential decoder
     pixels: Callable[[], Callable[[VideoFrame], Image]]  # made once a thread
     times_s: NDArray[np.float64]
+    give_up: Callable[[], None]  # lets decoders go that wait for bytes
 
     def frames(self, stretches: Sequence[Stretch], toll: Toll, ordered: bool) -> Iterator[Frame]:
         """The wanted frames of all stretches; `toll` has what damage cost, afterwards.
@@ -145,6 +147,11 @@ class Crew:
             for thread in threads:
                 thread.join()
             outbox.check()
+        except (FalseIndexError, GeneratorExit):
+            raise  # the file may be read again
+        except BaseException:
+            self.give_up()
+            raise
         finally:
             outbox.close()
             for thread in threads:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
+STEP_S = 0.2  # a Ctrl-C that comes just before Python begins to wait is heard at the end of the wait
 Result = TypeVar("Result")
 
 
-def interruptibly(call: Callable[[], Result], seconds: float | None = None) -> Result:
+def interruptibly(
+    call: Callable[[], Result], seconds: float | None = None, given_up: Future[None] | None = None
+) -> Result:
     """The call's result, from a thread of its own, since libraries hear no Ctrl-C while they wait.
 
-    Raises TimeoutError after so many seconds, if any are given; the thread is left behind then.
+    Raises TimeoutError after so many seconds, if any are given, and at once when `given_up` is done; the thread is left
+    behind then.
     """
-    results: list[Result] = []
-    errors: list[Exception] = []
+    answer: Future[Result] = Future()
 
     def run() -> None:
         try:
-            results.append(call())
+            answer.set_result(call())
         except Exception as error:  # noqa: BLE001 (raised again by the caller)
-            errors.append(error)
+            answer.set_exception(error)
 
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
-    return results[0]
+    Thread(target=run, daemon=True).start()
+    waited: list[Future[Any]] = [answer, given_up] if given_up else [answer]
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    while not wait(waited, min(STEP_S, max(0.0, end - time.monotonic())), FIRST_COMPLETED).done:
+        if time.monotonic() >= end:
+            raise TimeoutError(f"no answer within {seconds:g} s")
+    if not answer.done():
+        raise TimeoutError("nobody waits any more")
+    return answer.result()

@@ -72,8 +72,12 @@ def _open_text(text: str, config: Config | None) -> Source:
 
 
 def _open_url(url: str, config: Config | None) -> Source:
-    """A file if the server tells its length, else a live stream."""
-    if addresses.is_live(url):
+    """A file if the server gives parts of it, else a live stream."""
+    try:
+        live = addresses.is_live(url)
+    except ValueError as error:
+        raise SourceError(f"{addresses.without_secrets(url)} is no URL ({error}): check the address") from error
+    if live:
         return CameraSource(url)
     suffix = Path(urlsplit(url).path).suffix.lower()
     if suffix in (*_BY_SUFFIX, *HDF5_SUFFIXES, *images.SUFFIXES, ".zarr"):

@@ -34,12 +34,14 @@ from gpu_bgstat.media.decode_plan import Stretch, stretches
 from gpu_bgstat.media.decoder import Decoder, FalseIndexError, Toll, prepare
 from gpu_bgstat.media.packets import PacketIndex
 from gpu_bgstat.media.pixels import PixelReader
+from gpu_bgstat.media.remote import hearing_interrupts
 from gpu_bgstat.media.sequential import Sequential
 from gpu_bgstat.media.video_file import LocalFile, VideoFile
 from gpu_bgstat.sources.source import ReadAgainError, Source
 
 _MOST_LOSSES = 4  # readings that may find lost frames; after that a plan costs more than it saves
 _NVDEC = 2  # decoders on one GPU: an idle one while the other's pictures are converted
+_CHUNK_HEAD = 8  # bytes of an AVI packet that its size leaves out
 _LOG = logging.getLogger("gpu_bgstat")
 
 
@@ -59,9 +61,11 @@ class VideoSource(Source):
         self._lost: set[int] = set()  # packets whose frame cannot be decoded
         self._losses = 0  # readings that found some
         self._hidden = 0  # packets that an edit list leaves out
-        self._opened = [file.open()]  # for the first decoder: opening takes as long as decoding a few frames
+        self._opened: list[Any] = []  # for the first decoder: opening takes as long as decoding a few frames
         try:
-            self._learn(self._opened[0])
+            with hearing_interrupts():
+                self._opened.append(file.open())
+                self._learn(self._opened[0])
         except BaseException:
             self.close()
             raise
@@ -163,12 +167,14 @@ class VideoSource(Source):
             self.decoding = {"way": "sequential", "why": why}
             if self._gpu is not None:
                 self.warnings.append("decoded on the CPU although decode=nvdec, since all is read from the beginning")
-            yield from self._sequential(plan)
+            with hearing_interrupts():
+                yield from self._sequential(plan)
         else:
             try:
                 yield from self._planned(plan, index, indices)
             except FalseIndexError as lie:
-                self._distrust(str(lie))
+                with hearing_interrupts():
+                    self._distrust(str(lie))
                 raise ReadAgainError(f"{self.name} is not as its index says: {lie}") from lie
         self.warnings.extend(self._file.changes())
 
@@ -263,7 +269,7 @@ class VideoSource(Source):
             return Decoder(container, index, self._size)
 
         assert self.timeline is not None and self.timeline.times_s is not None
-        return Crew(decoders, make, self._reader, self.timeline.times_s)
+        return Crew(decoders, make, self._reader, self.timeline.times_s, self._file.close)
 
     def _strict(self, index: PacketIndex) -> bool:
         return self.container["codec"] != "h264" or not index.open_groups
@@ -315,4 +321,4 @@ class VideoSource(Source):
 def _bytes(index: PacketIndex, part: Stretch) -> tuple[int, int]:
     """Where the packets of a stretch lie in the file."""
     begin = index.begin[part.first : part.stop]
-    return int(begin.min()), int((begin + index.size[part.first : part.stop]).max())
+    return int(begin.min()), int((begin + index.size[part.first : part.stop]).max()) + _CHUNK_HEAD
