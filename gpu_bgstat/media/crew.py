@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from gpu_bgstat.backends.tiles import cores
 from gpu_bgstat.frames import Frame, Image
 from gpu_bgstat.media.decode_plan import Stretch
-from gpu_bgstat.media.decoder import DamageError, Decoder, FalseIndexError, Toll
+from gpu_bgstat.media.decoder import Decoder, Toll
+from gpu_bgstat.media.sift import DamageError, FalseIndexError
 from gpu_bgstat.media.waiting import STEP_S
 
 _MOST_BYTES = 1 << 31  # that all decoders together may hold, unless their number was asked for
@@ -194,7 +195,8 @@ class _Hand:
     def _hand_on(self, pictures: Iterator[tuple[int, VideoFrame]], left: dict[int, int]) -> bool:
         """Takes the frames that came out of `left`, and those before them, which will not come any more."""
         for number, picture in pictures:
-            if number not in left:
+            if number not in left:  # out of order, and given up before: only in a damaged stretch
+                self.toll.suspected += 1
                 continue
             for lost in [other for other in left if other < number]:
                 del left[lost]

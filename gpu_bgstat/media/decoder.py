@@ -1,25 +1,23 @@
 """Decodes one stretch of packets at a time, and holds what comes out against the index.
 
-Checked are each packet's timestamp, that a keyframe is one, that frames keep their size, and that each comes out once,
-in order, and at a time that belongs to one of its packets. Anything else raises `FalseIndexError`: no frame is handed
-on that the index did not foretell.
+Each packet must have the timestamp that the index foretold; `sift` looks at the frames.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import av.error
-import numpy as np
 from av.video.frame import VideoFrame
 
 from gpu_bgstat.media.decode_plan import Stretch, keyframe_after, keyframe_before
 from gpu_bgstat.media.packets import PacketIndex
+from gpu_bgstat.media.sift import DamageError, FalseIndexError, Sift
+from gpu_bgstat.media.video_file import film
 
 # Codecs whose decoders leave out frames that nobody refers to, when asked; all others decode every packet.
 _SKIP_NONREF = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vc1", "wmv3"}
@@ -27,14 +25,6 @@ _SKIP_NONREF = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vc1", "wmv
 
 _ALONE = {"mjpeg", "ffv1", "huffyuv", "ffvhuff", "utvideo", "prores", "rawvideo", "png"}  # no packet needs another
 _BEYOND = 64  # packets behind a damaged stretch: more than any decoder holds back
-
-
-class FalseIndexError(Exception):
-    """The file is not as its index says; the message says how."""
-
-
-class DamageError(Exception):
-    """A packet or frame of this stretch could not be decoded whole."""
 
 
 @dataclass
@@ -77,7 +67,7 @@ class Decoder:
         self._index = index
         self._size = size
         self._container = container
-        self._stream = self._container.streams.video[0]
+        self._stream = film(self._container)
         self._codec = self._stream.codec_context
         self._spares = self._codec.name in _SKIP_NONREF and _one_layer(self._codec)
         self._packets: Iterator[Any] = self._container.demux(self._stream)
@@ -89,7 +79,7 @@ class Decoder:
     def pictures(self, stretch: Stretch) -> Iterator[tuple[int, VideoFrame]]:
         """(frame number, picture) for each wanted frame, in order. Raises FalseIndexError, DamageError."""
         needed = {stretch.first, *(row for _, row in stretch.wanted)}
-        sift = _Sift(self._index, stretch, self._size)
+        sift = Sift(self._index, stretch, self._size)
         self._go_to(stretch.first)
         try:
             for row in range(stretch.first, stretch.stop):
@@ -187,7 +177,7 @@ class Decoder:
     def _pass_over(self, row: int) -> bool:
         """Reads up to a packet; whether it was ahead."""
         for packet in self._packets:
-            if not packet.size:
+            if not packet.size or self.unwanted():
                 return False
             here = self._index.row(packet.pts)
             if here == row:
@@ -226,59 +216,6 @@ class Decoder:
         self._container.close()
 
 
-class _Sift:
-    """Lets the wanted pictures of a stretch through; whatever should not be there raises.
-
-    A picture waits until all that it may refer to have come out whole: pictures are shown in another order than they
-    are decoded in, and damage to a reference shows only when that one comes out.
-    """
-
-    def __init__(self, index: PacketIndex, stretch: Stretch, size: tuple[int, int]) -> None:
-        self._index = index
-        self._stretch = stretch
-        self._size = size
-        self._begin = int(index.pts[stretch.first])
-        self._numbers = {int(index.pts[row]): number for number, row in stretch.wanted}
-        self._latest = np.maximum.accumulate(index.pts[stretch.first : stretch.stop])
-        self._last: int | None = None
-        self._waiting: deque[tuple[int, int, VideoFrame]] = deque()  # until which time, frame number, picture
-
-    def __call__(self, pictures: Iterable[VideoFrame]) -> Iterator[tuple[int, VideoFrame]]:
-        """(frame number, picture) for those that can be handed on now; raises FalseIndexError, DamageError."""
-        for picture in pictures:
-            row = self._index.row(picture.pts)
-            if not self._stretch.first <= row < self._stretch.stop:
-                raise FalseIndexError(f"a frame came out at {picture.pts}, where none of its packets is shown")
-            pts = int(self._index.pts[row])
-            if pts < self._begin:
-                continue  # a leading picture, whose references were not decoded
-            self._check(picture, row, pts)
-            self._last = pts
-            if pts in self._numbers:
-                self._waiting.append((int(self._latest[row - self._stretch.first]), self._numbers.pop(pts), picture))
-            while self._waiting and self._waiting[0][0] <= pts:
-                yield self._waiting.popleft()[1:]
-
-    def _check(self, picture: VideoFrame, row: int, pts: int) -> None:
-        first = self._stretch.first
-        if row == first and not picture.key_frame:
-            raise FalseIndexError(f"packet {row} is marked as a keyframe and is none")
-        if (picture.width, picture.height) != self._size:
-            raise FalseIndexError(f"frames change their size to {picture.width}x{picture.height}")
-        if self._last is not None and pts <= self._last:
-            raise FalseIndexError(f"the frame at {pts} came out after that at {self._last}")
-        silent = self._last is None and row != first and self._index.shown[first]  # the keyframe gave no frame
-        if silent or picture.is_corrupt:
-            raise DamageError
-
-    def rest(self) -> Iterator[tuple[int, VideoFrame]]:
-        """Those that wait still, after the last packet; raises DamageError if a wanted one never came."""
-        for _, number, picture in self._waiting:
-            yield number, picture
-        if self._numbers:
-            raise DamageError
-
-
 def prepare(container: Any, threads: int, *, strict: bool = False) -> None:
     """Sets how the video is decoded, before the first packet: by how many of FFmpeg's threads (0 lets FFmpeg choose).
 
@@ -286,7 +223,7 @@ def prepare(container: Any, threads: int, *, strict: bool = False) -> None:
             handed over before its mark is set. Intra codecs are left out, since harmless faults of cameras abound
             there. Not for H.264 with open groups, whose leading pictures lack references after a seek.
     """
-    codec = container.streams.video[0].codec_context
+    codec = film(container).codec_context
     codec.thread_count = threads
     codec.thread_type = "AUTO" if threads != 1 else "NONE"
     if strict and codec.name not in _ALONE:

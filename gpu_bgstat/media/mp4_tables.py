@@ -86,7 +86,7 @@ def _offsets(stbl: memoryview, packets: int) -> NDArray[np.int64] | None:
         return None
     if not len(table):
         return np.zeros(packets, np.int64)
-    count = struct.unpack_from(">I", table, 4)[0]
+    count = struct.unpack_from(">I", table, 4)[0] if len(table) >= 8 else 0
     if len(table) < 8 + 8 * count:
         return None
     pairs = np.frombuffer(table, ">u4", 2 * count, 8).reshape(-1, 2)

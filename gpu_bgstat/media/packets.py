@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_bgstat.media import mp4_tables
-from gpu_bgstat.media.video_file import VideoFile, reason
+from gpu_bgstat.media.video_file import VideoFile, film, reason
 
 Ticks = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -84,7 +84,7 @@ class PacketIndex:
 
 def from_tables(file: VideoFile, container: Any) -> PacketIndex | None:
     """The index as the container's tables tell it, or None where they do not tell all of it."""
-    stream = container.streams.video[0]
+    stream = film(container)
     form, codec = container.format.name, stream.codec_context
     if codec.name in _HIDES_FRAMES:
         return None
@@ -133,7 +133,7 @@ def aligned(index: PacketIndex, first: Any) -> PacketIndex:
 
 def from_packets(container: Any) -> tuple[PacketIndex, bool, str]:
     """The index from reading all packets once; whether each had a timestamp; why reading stopped early, or nothing."""
-    stream = container.streams.video[0]
+    stream = film(container)
     hides = stream.codec_context.name if stream.codec_context.name in _HIDES_FRAMES else ""
     rows: list[tuple[int, int, bool, bool, int, int]] = []
     timed, stopped = True, ""

@@ -12,7 +12,7 @@ import av.error
 from av.video.frame import VideoFrame
 
 from gpu_bgstat.media.decoder import Toll, prepare
-from gpu_bgstat.media.video_file import VideoFile, reason
+from gpu_bgstat.media.video_file import VideoFile, film, reason
 
 
 class Sequential:
@@ -46,7 +46,7 @@ class Sequential:
 
     def _packets(self, container: Any) -> Iterator[Any]:
         try:
-            for packet in container.demux(container.streams.video[0]):
+            for packet in container.demux(film(container)):
                 self.toll.incomplete += packet.is_corrupt
                 yield packet
         except av.error.FFmpegError as error:

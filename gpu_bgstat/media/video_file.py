@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, Protocol
 
 import av
 import av.error
+from av.stream import Disposition
 
 from gpu_bgstat.errors import SourceError
 
@@ -64,7 +65,10 @@ class LocalFile:
         return container
 
     def raw(self) -> BinaryIO:
-        return self._path.open("rb")
+        try:
+            return self._path.open("rb")
+        except OSError as error:
+            raise SourceError(f"{self.name} cannot be opened ({error.strerror})") from error
 
     def changes(self) -> list[str]:
         try:
@@ -93,13 +97,19 @@ def open_container(file: Any, name: str, **options: Any) -> Any:
         container = av.open(file, **options)
     except (av.error.FFmpegError, OSError) as error:
         raise SourceError(f"{name} is no video that FFmpeg can read ({reason(error)})") from error
-    if not container.streams.video:
+    if film(container) is None:
         container.close()
         raise SourceError(f"{name} has no video stream: give the file with the pictures")
-    if container.streams.video[0].codec_context.name in _TEXT_CODECS:
+    if film(container).codec_context.name in _TEXT_CODECS:
         container.close()
         raise SourceError(f"{name} is a text file, no video")
     return container
+
+
+def film(container: Any) -> Any:
+    """The first video stream that is no cover picture; None if there is none."""
+    streams = container.streams.video
+    return next((stream for stream in streams if not stream.disposition & Disposition.attached_pic), None)
 
 
 def reason(error: Exception) -> str:

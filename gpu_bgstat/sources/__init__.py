@@ -114,6 +114,8 @@ def _join(texts: Sequence[str], config: Config | None) -> Source:
         for text in texts:
             parts.append(_open_url(text, config) if addresses.is_url(text) else _open_path(Path(text), config))
             opened.callback(parts[-1].close)
+            if len(texts) > 1:
+                parts[-1].rest()
         opened.pop_all()
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
 

@@ -62,21 +62,26 @@ class JoinedSource(Source):
         self.begin()
         frames = 0  # where the part begins, in the whole
         begin: float | None = 0.0
+        news: ReadAgainError | None = None
         for part in self._parts:
             shifted = _Shifted(plan, frames, begin)
             try:
                 for frame in part.read(shifted):
                     self._gather()
-                    yield Frame(frame.index + frames, shifted.time_s(frame.time_s), frame.pixels)
-            except ReadAgainError:
-                self.timeline = self._whole()
-                raise
+                    if news is None:
+                        yield Frame(frame.index + frames, shifted.time_s(frame.time_s), frame.pixels)
+            except ReadAgainError as error:  # the parts behind may have news as well: all at once saves readings
+                news = error
             self._gather()
-            frames += part.seen
-            if part.timeline is None or part.seen < part.timeline.frames:
-                return  # the plan was over within this part
+            if part.timeline is None or (news is None and part.seen < part.timeline.frames):
+                break  # the plan was over within this part
+            frames += part.timeline.frames
             begin = None if begin is None else _end(part.timeline, begin)
-        self.timeline = self._whole()
+        else:
+            self.timeline = self._whole()
+        if news is not None:
+            self.timeline = self._whole()
+            raise news
 
     def _gather(self) -> None:
         self.seen = sum(part.seen for part in self._parts)

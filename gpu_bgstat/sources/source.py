@@ -79,5 +79,8 @@ class Source(ABC):
     def check(self, config: Config) -> None:  # noqa: B027 (most kinds take any)
         """Raises ConfigError if these settings cannot be for this kind of input."""
 
+    def rest(self) -> None:  # noqa: B027 (most kinds hold nothing open)
+        """Gives back what can be opened again: this recording waits for others to be read before it."""
+
     def close(self) -> None:  # noqa: B027 (most kinds hold nothing open)
         """Gives files and devices back."""

@@ -31,12 +31,13 @@ from gpu_bgstat.media import packets
 from gpu_bgstat.media.completeness import Promise, complaints, places
 from gpu_bgstat.media.crew import Crew, division
 from gpu_bgstat.media.decode_plan import Stretch, stretches
-from gpu_bgstat.media.decoder import Decoder, FalseIndexError, Toll, prepare
+from gpu_bgstat.media.decoder import Decoder, Toll, prepare
 from gpu_bgstat.media.packets import PacketIndex
 from gpu_bgstat.media.pixels import PixelReader
 from gpu_bgstat.media.remote import hearing_interrupts
 from gpu_bgstat.media.sequential import Sequential
-from gpu_bgstat.media.video_file import LocalFile, VideoFile
+from gpu_bgstat.media.sift import FalseIndexError
+from gpu_bgstat.media.video_file import LocalFile, VideoFile, film
 from gpu_bgstat.sources.source import ReadAgainError, Source
 
 _MOST_LOSSES = 4  # readings that may find lost frames; after that a plan costs more than it saves
@@ -54,6 +55,7 @@ class VideoSource(Source):
         self._config = config or Config()
         self._depth = self._config.depth or 8
         self._size = (0, 0)  # of a decoded picture: width, height
+        self._deep = False  # whether its values have two bytes
         self._index: PacketIndex | None = None  # None: it cannot be trusted
         self._gpu: int | None = None  # that decodes; None: the CPU
         self._why = ""  # the reason for that
@@ -84,17 +86,17 @@ class VideoSource(Source):
         """The header, the first picture, and the index: from the container's tables, else from all packets."""
         self._describe(container)
         tables = packets.from_tables(self._file, container)
-        strict = tables is not None and self._strict(tables)
-        prepare(container, division(1, (0, 0), False, 1)[1], strict=strict)
+        self._opened_strict = self._strict(tables) if tables is not None else self.container["codec"] != "h264"
+        prepare(container, division(1, (0, 0), False, 1)[1], strict=self._opened_strict)
         first = self._look(container)
         if tables is not None and first is not None:
-            self._trust(packets.aligned(tables, first), container.streams.video[0].codec_context)
+            self._trust(packets.aligned(tables, first), film(container).codec_context)
         if self._index is None:
             self._scan()
 
     def _describe(self, container: Any) -> None:
         """What the header says."""
-        stream = container.streams.video[0]
+        stream = film(container)
         codec = stream.codec_context
         rate = stream.average_rate or stream.guessed_rate
         self._frame_s = 1 / Fraction(rate) if rate else Fraction(0)
@@ -115,11 +117,12 @@ class VideoSource(Source):
         """Learns the size of the first picture that can be decoded; returns the first packet, or None."""
         first = None
         with suppress(av.error.FFmpegError):
-            for packet in container.demux(container.streams.video[0]):
+            for packet in container.demux(film(container)):
                 first = packet if first is None and packet.size else first
                 with suppress(av.error.FFmpegError):
                     for picture in packet.decode():
                         self._size = (picture.width, picture.height)
+                        self._deep = picture.format.components[0].bits > 8
                         size = self._size[::-1] if picture.rotation % 180 == 90 else self._size
                         self.spec = FrameSpec(*size, 3, np.dtype(f"uint{self._depth}"))
                         return first
@@ -141,7 +144,7 @@ class VideoSource(Source):
         _LOG.info("%s: its tables do not tell all, so all packets are read once", self.name)
         with self._file.open() as container:
             index, timed, self._stopped = packets.from_packets(container)
-            self._trust(index, container.streams.video[0].codec_context, timed)
+            self._trust(index, film(container).codec_context, timed)
 
     def _distrust(self, why: str) -> None:
         """After the file was found to be otherwise than its index says."""
@@ -205,9 +208,9 @@ class VideoSource(Source):
         for taken, frame in enumerate(crew.frames(parts, toll, ordered=not plan.any_order), 1):
             self.seen = stop * taken // len(due)
             yield frame
-        self.seen = stop
         if toll.lost:
             times = self._lose(toll.lost, index, due)
+        self.seen = min(stop, len(times))
         self._account(toll, index)
         if stop >= len(times):
             if self._stopped:
@@ -245,23 +248,23 @@ class VideoSource(Source):
         index = self._index = index.without(lost)
         times = index.times_s(self._time_base.numerator, self._time_base.denominator)
         self.timeline = Timeline(len(times), times, index.keyframes)
-        if not moved:
+        beheaded = len(times) > 0 and not index.key[0]
+        if not moved and not beheaded:
             return times
         self._losses += 1
-        if self._losses > _MOST_LOSSES:
-            self._index, self._why = None, "it is too damaged for a plan"
+        if beheaded or self._losses > _MOST_LOSSES:
+            self._index, self._why = None, "its first keyframe is lost" if beheaded else "it is too damaged for a plan"
         raise ReadAgainError(f"{self.name}: {len(lost)} frames are lost, so those behind them have other numbers")
 
     def _crew(self, index: PacketIndex, parts: Sequence[Stretch]) -> Crew:
-        deep = any(mark in str(self.container["pixel_format"]) for mark in ("10", "12", "14", "16"))
-        decoders, threads = division(len(parts), self._size, deep, self._config.decoders)
+        decoders, threads = division(len(parts), self._size, self._deep, self._config.decoders)
         if self._gpu is not None:
             decoders = min(decoders, _NVDEC)
 
         def make(tolerant: bool) -> Decoder:
             if self._gpu is not None and not tolerant:
                 return Decoder(nvdec.opened(Path(self.name), self._gpu), index, self._size)
-            if self._opened and not tolerant:
+            if self._opened and not tolerant and self._opened_strict == self._strict(index):
                 with suppress(IndexError):  # another thread took it
                     return Decoder(self._opened.pop(), index, self._size, used=True)
             container = self._file.open()
@@ -293,28 +296,35 @@ class VideoSource(Source):
         pixels, reading = self._reader(), Sequential(self._file, self._frame_s)
         for time_s, picture in reading.pictures():
             if plan.over(self.seen, time_s):
+                self._tell(reading)
                 return
             self.seen += 1
             self.damaged = reading.toll.frames
             if plan.due(self.seen - 1, time_s):
                 yield Frame(self.seen - 1, time_s, pixels(picture))
-        if reading.stopped:
-            self.warnings.append(f"reading stopped after {self.seen} frames ({reading.stopped})")
-        self.damaged = reading.toll.frames
-        if self.damaged:
-            self.warnings.append(reading.toll.told())
+        self._tell(reading)
         times = np.asarray(reading.times_s)
         if not len(times):
             raise self._nothing()
         self.timeline = Timeline(len(times), times, np.empty(0, np.int64))
         self.warnings += complaints(self._promise, times, "could be decoded")
 
+    def _tell(self, reading: Sequential) -> None:
+        if reading.stopped:
+            self.warnings.append(f"reading stopped after {self.seen} frames ({reading.stopped})")
+        self.damaged = reading.toll.frames
+        if self.damaged:
+            self.warnings.append(reading.toll.told())
+
     def _nothing(self) -> SourceError:
         return SourceError(f"{self.name}: not one frame could be decoded; is the file whole?")
 
-    def close(self) -> None:
+    def rest(self) -> None:
         while self._opened:
             self._opened.pop().close()
+
+    def close(self) -> None:
+        self.rest()
         self._file.close()
 
 
