@@ -424,6 +424,18 @@ def test_a_server_that_is_not_there() -> None:
         estimate(f"{gone.url}/rec.mp4", FEW)
 
 
+def test_a_server_that_dies(server: Server) -> None:
+    """The error names the bytes, although nothing else is answered either."""
+
+    def fault(answer: Answer) -> bool:
+        server.fault = status(500)
+        return status(500)(answer)
+
+    server.fault = far(HEAD, fault)
+    with pytest.raises(SourceError, match=r"bytes \d+ to \d+ cannot be had \(ClientResponseError: 500, .*3 attempts"):
+        estimate(f"{server.url}/front.mp4", FEW.model_copy(update={"decoders": 1}))
+
+
 def test_a_server_that_goes_away(server: Server) -> None:
     """All was read by then: the result stands, with a word."""
     with closing(open_source(f"{server.url}/front.mp4", FEW)) as source:

@@ -34,8 +34,13 @@ _ATTEMPTS = 3
 _FIRST_BYTES = 1 << 16  # of a piece where nothing is known about what comes next
 _MOST_BYTES = 1 << 22  # of any piece
 _KEPT_BYTES = 1 << 26  # of pieces, for the other decoders, and for what is read twice
+# by which a file is known again, in the words of HTTP and of several stores
 _MARKS = {"size", "etag", "last-modified", "lastmodified", "last_modified", "mtime", "content-md5", "generation"}
 INSTALL = "pip install 'gpu-bgstat[remote]'"
+
+
+class _UnreachableError(SourceError):
+    """Nobody tells which state the file is in."""
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -91,7 +96,7 @@ class RemoteFile:
         except (ImportError, ValueError):
             raise
         except Exception as error:
-            raise SourceError(f"{self.name} cannot be reached ({_words(error)}): check the address") from error
+            raise _UnreachableError(f"{self.name} cannot be reached ({_words(error)}): check the address") from error
         return {mark.lower(): value for mark, value in found.items() if mark.lower() in _MARKS and value is not None}
 
     def open(self, **options: Any) -> Any:
@@ -108,7 +113,7 @@ class RemoteFile:
     def changes(self) -> list[str]:
         try:
             now = self._look()
-        except SourceError:
+        except _UnreachableError:
             return [f"{self.name} cannot be reached any more; all that was needed had been read by then"]
         if now != self._marks:
             raise SourceError(f"{self.name} was changed while it was read: start again when it is finished")
@@ -180,7 +185,8 @@ class RemoteFile:
                 if attempt < _ATTEMPTS and not isinstance(error, FileNotFoundError | PermissionError):
                     continue
                 if not isinstance(error, TimeoutError):
-                    self._check()
+                    with suppress(_UnreachableError):  # the bytes say more
+                        self._check()
                 raise SourceError(
                     f"{self.name}: bytes {begin} to {end} cannot be had ({_words(error)}, {attempt} attempts): "
                     "is the server up?"
