@@ -116,11 +116,6 @@ def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
     keyframes = timeline.keyframes[
         np.searchsorted(timeline.keyframes, first) : np.searchsorted(timeline.keyframes, stop)
     ]
-    if len(keyframes) < 2 <= len(samples):
-        raise ConfigError(
-            f"the range has {len(keyframes)} keyframes, and a background needs at least 2 samples: "
-            "leave out snap=keyframe (--snap, --fast)"
-        )
     return Planned(snapped(samples, keyframes), stop, any_order=True, notes=_few(samples, keyframes))
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from gpu_bgstat import Config, estimate
 from gpu_bgstat.arena import Arena
-from gpu_bgstat.errors import ConfigError
+from gpu_bgstat.errors import TooFewSamplesError
 from gpu_bgstat.frames import Timeline
 from gpu_bgstat.schedule import plan
 from gpu_bgstat.sources import open_source
@@ -128,7 +128,11 @@ def test_a_cover_picture_is_not_the_film(film: Path, tmp_path: Path) -> None:
         assert source.spec is not None and source.spec.width == 96
 
 
-def test_a_range_without_keyframes_says_what_to_leave_out() -> None:
+def test_a_range_without_keyframes_says_what_to_leave_out(film: Path) -> None:
     timeline = Timeline(1000, np.arange(1000) / 30, np.array([0, 500]))
-    with pytest.raises(ConfigError, match=r"the range has 0 keyframes, .*: leave out snap=keyframe"):
-        plan(timeline, Config(every=10, snap="keyframe", start="100f", end="400f"))
+    chosen = plan(timeline, Config(every=10, snap="keyframe", start="100f", end="400f"))
+    assert chosen.indices == () and chosen.notes == (
+        "the range has 0 keyframes for 30 samples: only they are taken (snap=keyframe)",
+    )
+    with pytest.raises(TooFewSamplesError, match="or leave snap out"):
+        estimate(film, Config(every=2, snap="keyframe", start="1f", end="9f"))
