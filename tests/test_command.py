@@ -509,10 +509,14 @@ def earlier(tmp_path: Path) -> Path:
     return folder
 
 
+# Every frame is decoded, and little of it kept.
+EVERYTHING = ["--every", "1", "--max-samples", "60000", "--gray", "--roi", "0,0,64,48"]
+
+
 def test_interrupted_while_decoding_into_a_new_folder(long_film: Path, tmp_path: Path) -> None:
     """As soon as the bar shows samples; the folders that the command made are gone."""
     child = Child(
-        ["estimate", *[long_film] * 18, "--every", "1", "--max-samples", "100", "-o", tmp_path / "a" / "b" / "c"],
+        ["estimate", *[long_film] * 60, *EVERYTHING, "-o", tmp_path / "a" / "b" / "c"],
         terminal=True,
     )
     child.wait_for(b"frames/s")
@@ -524,13 +528,11 @@ def test_interrupted_while_decoding_into_a_new_folder(long_film: Path, tmp_path:
 def test_interrupted_while_decoding_into_an_old_folder(long_film: Path, tmp_path: Path, earlier: Path) -> None:
     """Later on, when the bar has moved; what was there stays as it was, to the byte."""
     before = tree(tmp_path)
-    child = Child(
-        ["estimate", *[long_film] * 18, "--every", "1", "--max-samples", "100", "-o", earlier, "--json"], terminal=True
-    )
+    child = Child(["estimate", *[long_film] * 60, *EVERYTHING, "-o", earlier, "--json"], terminal=True)
     child.wait_for(b"frames/s")
     said = len(child.told)
     while len(child.told) < said + 2000:  # the bar is drawn ten times a second
-        child._more(10)
+        assert child._more(10), "it ended too early"
     child.interrupt()
     assert tree(tmp_path) == before
 
