@@ -59,6 +59,8 @@ def _setting_options(command: Command) -> Command:
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
         click.option("--decode", type=click.Choice(["auto", "cpu", "nvdec"]), help=_help("decode")),
         click.option("--decoders", type=int, metavar="N", help=_help("decoders")),
+        click.option("--memory-limit", metavar="SIZE", help=_help("memory_limit")),
+        click.option("--scratch", type=click.Path(), metavar="DIR", help=_help("scratch")),
         click.option("--device", metavar="DEVICE", help=_help("device")),
         click.option("--preset", type=click.Choice(list(PRESETS)), default="default", help="where to begin"),
         click.option("--size", metavar="WxH", help="pixels: the size of raw frames on standard input"),

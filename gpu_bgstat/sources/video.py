@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_bgstat.backends import nvdec, trial
+from gpu_bgstat.backends.room import DECODERS_SHARE, default_limit
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import ConfigError, DeviceError, SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
 from gpu_bgstat.media import packets
 from gpu_bgstat.media.completeness import Promise, complaints, places
-from gpu_bgstat.media.crew import Crew, division
+from gpu_bgstat.media.crew import MOST_BYTES, Crew, division
 from gpu_bgstat.media.decode_plan import Stretch, stretches
 from gpu_bgstat.media.decoder import Decoder, Toll, prepare
 from gpu_bgstat.media.packets import PacketIndex
@@ -54,6 +55,8 @@ class VideoSource(Source):
         self._file = file
         self._config = config or Config()
         self._depth = self._config.depth or 8
+        limit = default_limit(self._config.memory_limit)
+        self._most_bytes = MOST_BYTES if limit is None else min(MOST_BYTES, limit // DECODERS_SHARE)
         self._size = (0, 0)  # of a decoded picture: width, height
         self._deep = False  # whether its values have two bytes
         self._index: PacketIndex | None = None  # None: it cannot be trusted
@@ -257,7 +260,7 @@ class VideoSource(Source):
         raise ReadAgainError(f"{self.name}: {len(lost)} frames are lost, so those behind them have other numbers")
 
     def _crew(self, index: PacketIndex, parts: Sequence[Stretch]) -> Crew:
-        decoders, threads = division(len(parts), self._size, self._deep, self._config.decoders)
+        decoders, threads = division(len(parts), self._size, self._deep, self._config.decoders, self._most_bytes)
         if self._gpu is not None:
             decoders = min(decoders, _NVDEC)
 
