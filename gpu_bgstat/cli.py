@@ -20,6 +20,7 @@ import cv2
 
 from gpu_bgstat import device_table, doctor
 from gpu_bgstat.backends.devices import read_devices
+from gpu_bgstat.checkpoint import left_behind, remove
 from gpu_bgstat.config import PRESETS, Config
 from gpu_bgstat.demo import run_demo
 from gpu_bgstat.errors import BgstatError, ConfigError, SourceError
@@ -34,6 +35,7 @@ from gpu_bgstat.sources import SourceLike
 from gpu_bgstat.sources.pipe import PIXEL_FORMATS, PipeSource
 from gpu_bgstat.version import __version__
 
+CHECKPOINT = ".checkpoint"  # in the folder for the results
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -134,6 +136,8 @@ def cli() -> None:
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="folder for the results")
 @_setting_options
+@click.option("--resume", is_flag=True, help="go on where an interrupted run stopped; an interruption can be resumed")
+@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="DIR", help="--resume, with its files in DIR")
 @click.option("--json", "as_json", is_flag=True, help="print the report on stdout, and nothing else there")
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 def estimate_command(
@@ -142,6 +146,8 @@ def estimate_command(
     preset: str,
     size: str | None,
     pix: str | None,
+    resume: bool,
+    checkpoint: Path | None,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -156,10 +162,18 @@ def estimate_command(
     if any(os.path.isdir(name) and Path(name).resolve() == folder.resolve() for name in sources):  # noqa: PTH112
         raise click.UsageError(f"{folder} is the source, whose next run would read the results: give another -o")
     _log_to_stderr(quiet)
+    if resume and checkpoint is None:
+        checkpoint = folder / CHECKPOINT
     with writable(folder):
+        if checkpoint is None and left_behind(folder / CHECKPOINT):
+            click.echo(
+                f"warning: {folder / CHECKPOINT} is left of an interrupted run: --resume goes on with it", err=True
+            )
         with Meter(shown=not quiet) as meter:
-            background = estimate(source, config, meter.update)
+            background = estimate(source, config, meter.update, checkpoint=checkpoint)
         background.save(folder)
+    if checkpoint is not None:
+        remove(checkpoint)
     if as_json:
         click.echo(report_json(background), nl=False)  # bytes: UTF-8 whatever the terminal is
     if not quiet:

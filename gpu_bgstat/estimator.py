@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +51,7 @@ class BackgroundEstimator:
         self._kept = kept
         self._closed = False
         self._seen = 0
+        self.frame_spec: FrameSpec | None = None  # of the recording's frames; known with the first one
 
     def setup(self, spec: FrameSpec) -> None:
         """Selects the device and allocates the ring for frames of this spec; `add` does it with its first frame.
@@ -60,6 +62,7 @@ class BackgroundEstimator:
         self._check_open()
         if self._ring is not None:
             raise BgstatError("setup was called before: one estimator is for one recording")
+        self.frame_spec = spec
         conform = Conformer(spec, self.config)
         backend = backends.select(self.config.device)
         _LOG.info("device: %s", backend.why)
@@ -101,6 +104,28 @@ class BackgroundEstimator:
         brightness = sum(cv2.sumElems(pixels)) / pixels.size
         self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness))
         return True
+
+    def recall(self, spec: FrameSpec, samples: Sequence[Sample], clipped: Iterable[str]) -> None:
+        """Takes the samples that lie in the kept file already, in order of their slots, for frames of this spec."""
+        self.setup(spec)
+        assert self._ring is not None and self._conform is not None
+        self._ring.recall(samples)
+        self._conform.clipped.update(clipped)
+
+    def sync(self) -> None:
+        """Returns when the samples in a file are on its disk."""
+        if self._ring is not None:
+            self._ring.sync()
+
+    @property
+    def slots(self) -> tuple[Sample, ...]:
+        """The samples in order of their slots."""
+        return self._ring.slots if self._ring else ()
+
+    @property
+    def clipped(self) -> set[str]:
+        """Types of frames that had to be clipped."""
+        return self._conform.clipped if self._conform else set()
 
     @property
     def kept(self) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from gpu_bgstat import schedule
+from gpu_bgstat.checkpoint import Checkpoint
 from gpu_bgstat.config import Config
-from gpu_bgstat.errors import SourceError
+from gpu_bgstat.errors import BgstatError, SourceError
 from gpu_bgstat.estimator import BackgroundEstimator
 from gpu_bgstat.frames import Background, Run
 from gpu_bgstat.schedule import Planned, Running
@@ -31,25 +33,33 @@ class Progress:
 
 
 def estimate(
-    source: SourceLike, config: Config | None = None, on_progress: Callable[[Progress], None] | None = None
+    source: SourceLike,
+    config: Config | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    *,
+    checkpoint: str | Path | None = None,
 ) -> Background:
     """The background of a recording: a path, a glob, a list of paths, an array (T, H, W[, C]), frames, a camera.
 
     on_progress  called after each sample
-    Raises SourceError, ConfigError, DeviceError or TooFewSamplesError; nothing is written.
+    checkpoint   a folder: what is in it from an interrupted run goes on, and an interruption leaves there what is
+                 needed to go on, up to the last few seconds. It stays; `checkpoint.remove` removes it
+
+    Raises SourceError, ConfigError, DeviceError, ScratchError, CheckpointError or TooFewSamplesError.
     """
     config = config or Config()
     clock = _Clock()
-    with closing(open_source(source, config)) as recording:
+    with closing(open_source(source, config)) as recording, _opened(checkpoint, recording, config) as saved:
         recording.check(config)
         plan = schedule.plan(recording.timeline, config)
         clock.lap("open")
         notes: list[str] = []
         for readings_left in reversed(range(_MOST_READINGS)):
-            with BackgroundEstimator(config, plan=plan) as estimator:
+            with BackgroundEstimator(config, plan=plan, kept=saved.file if saved else None) as estimator:
                 estimator.warnings.extend([*notes, *plan.notes])
+                rest = _resume(saved, plan, recording, estimator)
                 try:
-                    _collect(recording, plan, estimator, on_progress)
+                    _collect(recording, rest, estimator, on_progress, saved)
                 except ReadAgainError as news:
                     _LOG.info("%s", news)
                     plan = schedule.plan(recording.timeline, config)
@@ -65,18 +75,63 @@ def estimate(
     raise SourceError(f"{recording.name} is otherwise at each reading: start again when it is finished")
 
 
+@contextmanager
+def _opened(folder: str | Path | None, recording: Source, config: Config) -> Iterator[Checkpoint | None]:
+    """The checkpoint in a folder, and the recording as far as that knows it."""
+    if folder is None:
+        yield None
+        return
+    with closing(Checkpoint(Path(folder), recording.identity(), config)) as saved:
+        recording.recall(saved.source)
+        yield saved
+
+
+def _resume(
+    saved: Checkpoint | None, plan: Planned | Running, recording: Source, estimator: BackgroundEstimator
+) -> Planned | Running:
+    """What is left to read of a plan, when the estimator has got what the checkpoint has."""
+    if saved is None or not isinstance(plan, Planned):
+        return plan
+    saved.begin(plan, recording.state())
+    if saved.frame is None:
+        return plan
+    estimator.recall(saved.frame, saved.samples, saved.clipped)
+    _LOG.info("resumed: %d of %d samples are in %s", len(saved.settled), len(plan.indices), saved.folder)
+    return plan.without(saved.settled)
+
+
 def _collect(
     recording: Source,
     plan: Planned | Running,
     estimator: BackgroundEstimator,
     on_progress: Callable[[Progress], None] | None,
+    saved: Checkpoint | None,
 ) -> None:
-    """Every frame that is due, from the source into the ring."""
+    """Every frame that is due, from the source into the ring; the checkpoint tells of all that came, in any case."""
     total = plan.stop if isinstance(plan, Planned) else None
-    for frame in recording.read(plan):
-        estimator.add(frame)
-        if on_progress:
-            on_progress(Progress(recording.seen, total, estimator.kept))
+    try:
+        for frame in recording.read(plan):
+            estimator.add(frame)
+            if saved and saved.due:
+                _commit(saved, recording, estimator)
+            if on_progress:
+                on_progress(Progress(recording.seen, total, estimator.kept))
+    except ReadAgainError:
+        raise
+    except BaseException as end:
+        try:
+            _commit(saved, recording, estimator)
+        except BgstatError as error:
+            _LOG.warning("not all that came is in the checkpoint (%s)", error if error is not end else "see below")
+        raise
+    _commit(saved, recording, estimator)
+
+
+def _commit(saved: Checkpoint | None, recording: Source, estimator: BackgroundEstimator) -> None:
+    if saved is not None:
+        unsettled = recording.unsettled()  # before the state, which then knows at least as much
+        state = recording.state()
+        saved.commit(estimator.sync, estimator.frame_spec, estimator.slots, unsettled, estimator.clipped, state)
 
 
 def _account(run: Run, recording: Source, clock: _Clock) -> Run:

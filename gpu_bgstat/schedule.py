@@ -54,6 +54,11 @@ class Planned:
     def over(self, index: int, time_s: float | None) -> bool:
         return index >= self.stop
 
+    def without(self, indices: set[int]) -> Planned:
+        """What is left to read when these samples are there already."""
+        left = [index for index in self.indices if index not in indices]
+        return Planned(left, self.stop, any_order=self.any_order, notes=self.notes)
+
 
 class Running:
     """A plan for a recording of unknown length: each frame is judged as it comes."""

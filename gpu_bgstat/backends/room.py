@@ -67,11 +67,9 @@ class Room:
         Raises ScratchError if no folder has room for it.
         """
         layout = Layout(slots, spec)
-        if self.kept is not None:
-            where = Path(str(self.kept.name)).parent
-            _check(where, layout.bytes - _taken(self.kept))
-            return Scratch(_duplicate(self.kept), str(where), layout)
         folder = self.place(layout.bytes)
+        if self.kept is not None:
+            return Scratch(_duplicate(self.kept), str(folder), layout)
         try:
             file = tempfile.TemporaryFile(prefix="gpu_bgstat-", dir=folder, buffering=0)  # noqa: SIM115 (the ring's)
         except OSError as error:
@@ -79,7 +77,11 @@ class Room:
         return Scratch(file, str(folder), layout)
 
     def place(self, size: int) -> Path:
-        """The folder for a scratch file of this size; raises ScratchError, with what each one lacks."""
+        """The folder for a file of this size; raises ScratchError, with what each one lacks."""
+        if self.kept is not None:
+            folder = Path(os.fsdecode(self.kept.name)).parent
+            _check(folder, size - _taken(self.kept))
+            return folder
         if self.folder is not None:
             _check(self.folder, size)
             return self.folder

@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -170,6 +170,6 @@ def _whole_pages(size: int) -> int:
     return max(1, math.ceil(size / _PAGE)) * _PAGE
 
 
-def opened(path: Any) -> FileIO:
+def opened(path: Path) -> FileIO:
     """A file for a Scratch, made if need be; what is in it stays."""
-    return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600), "r+")
+    return FileIO(path, "r+", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o600))

@@ -123,8 +123,10 @@ class Crew:
     times_s: NDArray[np.float64]
     give_up: Callable[[], None]  # lets decoders go that wait for bytes
 
-    def frames(self, stretches: Sequence[Stretch], toll: Toll, ordered: bool) -> Iterator[Frame]:
-        """The wanted frames of all stretches; `toll` has what damage cost, afterwards.
+    def frames(
+        self, stretches: Sequence[Stretch], done: Callable[[Stretch, Toll], None], ordered: bool
+    ) -> Iterator[Frame]:
+        """The wanted frames of all stretches; `done` hears of each that is through, and what damage cost there.
 
         Raises FalseIndexError, SourceError.
         """
@@ -136,8 +138,7 @@ class Crew:
             try:
                 with closing(_Hand(self, outbox)) as hand:
                     while (stretch := _next(queue, lock)) is not None and hand.decode(stretch):
-                        with lock:
-                            toll.add(hand.toll)
+                        done(stretch, hand.toll)
                         hand.toll = Toll()
             except BaseException as error:  # noqa: BLE001 (raised again by the reader)
                 outbox.fail(error)

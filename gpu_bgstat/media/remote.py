@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from http import HTTPStatus
 from http.client import HTTPException
 from threading import Lock
@@ -25,6 +26,7 @@ from urllib.request import Request, urlopen
 
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.media.addresses import without_secrets
+from gpu_bgstat.media.identity import FIRST_BYTES
 from gpu_bgstat.media.video_file import open_container
 from gpu_bgstat.media.waiting import interruptibly
 
@@ -109,6 +111,13 @@ class RemoteFile:
 
     def raw(self) -> BinaryIO:
         return io.BufferedReader(_Reader(self))
+
+    def identity(self) -> dict[str, Any]:
+        """Its marks, such as size and ETag, and its first bytes."""
+        with self.raw() as file:
+            beginning = file.read(FIRST_BYTES)
+        marks = {mark: str(value) for mark, value in self._marks.items()}
+        return {**marks, "first_bytes": sha256(beginning).hexdigest()}
 
     def changes(self) -> list[str]:
         try:

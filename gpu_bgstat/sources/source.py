@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
+from gpu_bgstat.media import identity
 
 
 class ReadAgainError(SourceError):
@@ -29,6 +31,7 @@ class Source(ABC):
         self.container = {}
         self.spec = None
         self.timeline = None
+        self.files: list[Path] = []  # that it lies in; empty if it cannot be read again
         self.seen = 0  # frames met by the current or last read
         self.damaged = 0  # frames or packets among them that could not be decoded whole
         self.warnings: list[str] = []
@@ -75,6 +78,26 @@ class Source(ABC):
             self.seen += 1
             if plan.due(index, None):
                 yield index
+
+    def identity(self) -> dict[str, Any]:
+        """By what this recording is known again, when an interrupted reading goes on.
+
+        Raises SourceError if it cannot be read twice.
+        """
+        if not self.files:
+            raise SourceError(f"{self.name} cannot be read again from where it stopped, as files can: leave resume out")
+        return identity.of_files(self.files)
+
+    def state(self) -> dict[str, Any]:
+        """What reading has found out so far besides frames, as JSON, for `recall`."""
+        return {}
+
+    def recall(self, state: dict[str, Any]) -> None:  # noqa: B027 (most kinds find out nothing)
+        """Takes in the state of an interrupted reading; the next `read` goes on with it."""
+
+    def unsettled(self) -> set[int]:
+        """Frames that must come once more if reading stops now, though they may have come: more depends on them."""
+        return set()
 
     def check(self, config: Config) -> None:  # noqa: B027 (most kinds take any)
         """Raises ConfigError if these settings cannot be for this kind of input."""

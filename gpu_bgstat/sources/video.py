@@ -65,6 +65,9 @@ class VideoSource(Source):
         self._stopped = ""  # why reading the packets ended early
         self._lost: set[int] = set()  # packets whose frame cannot be decoded
         self._losses = 0  # readings that found some
+        self._tolls: dict[int, Toll] = {}  # of this reading, by the first packet of the stretch
+        self._recalled: dict[int, Toll] = {}  # of one that was interrupted
+        self._open: set[int] = set()  # frames that are due in stretches that are not through
         self._hidden = 0  # packets that an edit list leaves out
         self._opened: list[Any] = []  # for the first decoder: opening takes as long as decoding a few frames
         try:
@@ -197,7 +200,9 @@ class VideoSource(Source):
         if not len(times):
             raise self._nothing()
         stop, due, parts = self._stretches(plan, index, indices)
-        crew, toll = self._crew(index, parts), Toll()
+        crew = self._crew(index, parts)
+        self._tolls, self._recalled = self._recalled, {}
+        self._open = set(due)
         self.decoding = {
             "way": "planned",
             "why": f"the packets are known from {index.origin}",
@@ -208,9 +213,12 @@ class VideoSource(Source):
             "decoded_by": "cpu" if self._gpu is None else f"nvdec on gpu:{self._gpu}",
         }
         self._file.expect([_bytes(index, part) for part in parts])
-        for taken, frame in enumerate(crew.frames(parts, toll, ordered=not plan.any_order), 1):
+        for taken, frame in enumerate(crew.frames(parts, self._done, ordered=not plan.any_order), 1):
             self.seen = stop * taken // len(due)
             yield frame
+        toll = Toll()
+        for first in sorted(self._tolls):
+            toll.add(self._tolls[first])
         if toll.lost:
             times = self._lose(toll.lost, index, due)
         self.seen = min(stop, len(times))
@@ -219,6 +227,42 @@ class VideoSource(Source):
             if self._stopped:
                 self.warnings.append(f"reading stopped after {len(times)} frames ({self._stopped})")
             self.warnings += complaints(self._promise, times, "are there")
+
+    def _done(self, part: Stretch, toll: Toll) -> None:
+        """Called by the decoders' threads: the damage first, since it counts once its frames are settled."""
+        if toll:
+            self._tolls[part.first] = toll
+        self._open.difference_update([number for number, _ in part.wanted])
+
+    def unsettled(self) -> set[int]:
+        return self._open.copy()
+
+    def identity(self) -> dict[str, Any]:
+        return self._file.identity()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "index": self._index.origin if self._index else None,
+            "why": self._why,
+            "lost": sorted(self._lost),
+            "losses": self._losses,
+            "tolls": {str(first): toll.as_json() for first, toll in self._tolls.copy().items()},
+        }
+
+    def recall(self, state: dict[str, Any]) -> None:
+        if not state:
+            return
+        if state["index"] == packets.PACKETS and self._index and self._index.origin == packets.TABLES:
+            self._scan()
+        self._lost, self._losses = set(state["lost"]), state["losses"]
+        if self._lost and self._index:
+            self._index = self._index.without(self._lost)
+            times = self._index.times_s(self._time_base.numerator, self._time_base.denominator)
+            self.timeline = Timeline(len(times), times, self._index.keyframes)
+        if state["index"] is None and self._index and self.timeline:
+            self._index, self._why = None, state["why"]
+            self.timeline = replace(self.timeline, keyframes=np.empty(0, np.int64))
+        self._recalled = {int(first): Toll.from_json(toll) for first, toll in state["tolls"].items()}
 
     def _stretches(
         self, plan: Plan, index: PacketIndex, indices: Sequence[int]
