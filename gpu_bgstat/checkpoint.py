@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -76,6 +77,7 @@ class Commit(_Record):
     kind: Literal["commit"] = "commit"
     frame: tuple[int, int, int, str] | None  # width, height, channels and type of the recording's frames
     samples: list[Kept]
+    size: int  # bytes of the samples' file
     unsettled: list[int]
     clipped: list[str]
     source: dict[str, Any]
@@ -92,7 +94,9 @@ class Checkpoint:
         self.frame: FrameSpec | None = None
         self.samples: list[Sample] = []
         self.clipped: list[str] = []
+        self.size = 0  # of the samples' file
         self._unsettled: set[int] = set()
+        self._untouched = True  # since it was opened
         self._told = 0  # samples that the journal tells of
         self._next = time.monotonic() + EVERY_S
         header = Header(
@@ -145,13 +149,17 @@ class Checkpoint:
             self.frame = FrameSpec(width, height, channels, np.dtype(dtype))
         self.samples += [Sample(**kept.model_dump()) for kept in commit.samples]
         self._unsettled = set(commit.unsettled)
-        self.clipped, self.source = commit.clipped, commit.source
+        self.clipped, self.source, self.size = commit.clipped, commit.source, commit.size
 
     def _open(self) -> FileIO:
         path = self.folder / _SAMPLES
         try:
             if self.samples and not path.exists():
                 raise CheckpointError(f"{path} is gone: remove {self.folder} to start anew")
+            if self.samples and path.stat().st_size != self.size:
+                raise CheckpointError(
+                    f"{path} has {path.stat().st_size} bytes, and had {self.size}: remove {self.folder} to start anew"
+                )
             return opened(path)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be opened ({error.strerror})") from error
@@ -162,9 +170,10 @@ class Checkpoint:
         return {sample.index for sample in self.samples} - self._unsettled
 
     def begin(self, plan: Planned, source: dict[str, Any]) -> None:
-        """A reading begins. If the one that was found had another plan, its samples are void."""
+        """A reading begins. The first goes on with the one that was found, if that had the same plan."""
         digest = hashlib.sha256(np.asarray(plan.indices, np.int64).tobytes()).hexdigest()
-        if digest == self.plan:
+        goes_on, self._untouched = digest == self.plan and self._untouched, False
+        if goes_on:
             return
         if self.samples:
             _LOG.info("the checkpoint's samples were chosen otherwise: they are read anew")
@@ -195,6 +204,7 @@ class Checkpoint:
         record = Commit(
             frame=None if frame is None else (frame.width, frame.height, frame.channels, str(frame.dtype)),
             samples=[Kept(**asdict(sample)) for sample in samples[self._told :]],
+            size=os.fstat(self.file.fileno()).st_size,
             unsettled=sorted(unsettled & there),
             clipped=sorted(clipped),
             source=source,

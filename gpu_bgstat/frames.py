@@ -94,6 +94,10 @@ class Plan(Protocol):
         """All of them in order, or None where only asking frame by frame can tell."""
 
     @property
+    def chosen(self) -> Sequence[int] | None:
+        """These, and those that an interrupted reading has got already."""
+
+    @property
     def any_order(self) -> bool:
         """Whether frames may come in another order than that of their indices."""
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gpu_bgstat import checkpoint, journal, pipeline
 from gpu_bgstat.backends import scratch
@@ -24,11 +27,30 @@ CALLS = ("open", "write", "ftruncate", "lseek", "fsync", "fdatasync")  # of the 
 
 
 @dataclass
+class Run:
+    """One estimate in a process of its own, with a commit after each sample.
+
+    folder   of the checkpoint; None for none
+    kill_at  at this call of the checkpoint, counted from 1; with `half`, after half of what it should have written
+    after_s  this long after its start, from outside
+    slow_s   waits so long after each sample
+    """
+
+    source: Any
+    config: dict[str, Any]
+    folder: str | None = None
+    kill_at: int | None = None
+    half: bool = False
+    after_s: float | None = None
+    slow_s: float = 0.0
+
+
+@dataclass
 class Outcome:
-    """How a run ended; `resumed` samples were there when it began."""
+    """How a run ended, what was done to the checkpoint's files, in order, and what came out."""
 
     killed: bool
-    log: list[str]  # what was done to the files, in order
+    log: list[str]
     result: dict[str, Any]
 
 
@@ -58,53 +80,45 @@ class Killer:
         return call
 
 
-def run(
-    source: Any,
-    config: Config,
-    folder: Path | None,
-    *,
-    kill_at: int | None = None,
-    half: bool = False,
-    after_s: float | None = None,
-    slow_s: float = 0.0,
-) -> Outcome:
-    """An estimate in a process of its own, with a commit after each sample.
+def in_turn(runs: Sequence[Run]) -> list[Outcome]:
+    """Runs one after the other; AssertionError with the traceback if one fails otherwise than by being killed."""
+    given = json.dumps([asdict(run) for run in runs])
+    done = subprocess.run([sys.executable, __file__], input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [Outcome(**outcome) for outcome in json.loads(done.stdout)]
 
-    kill_at  at this call of the journal, counted from 1; with `half`, after half of what it should have written
-    after_s  this long after its start, from outside
-    slow_s   waits so long after each sample
-    """
-    told, log = (Path(f"{folder or 'none'}.{name}") for name in ("told", "log"))
-    if folder is None:
-        told, log = Path(str(config.scratch), "told"), Path(str(config.scratch), "log")
-    told.unlink(missing_ok=True)
+
+def forked(run: Run, told: Path, log: Path) -> Outcome:
+    for path in (told, log):
+        path.write_text("")
     child = os.fork()
     if not child:
-        _child(source, config, folder, Killer(kill_at, half, log), told, slow_s)
-    if after_s is not None:
-        time.sleep(after_s)
+        _child(run, told, log)
+    if run.after_s is not None:
+        time.sleep(run.after_s)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     killed = os.WIFSIGNALED(status)
-    assert killed or os.WEXITSTATUS(status) == 0, told.read_text() if told.exists() else status
-    return Outcome(killed, log.read_text().split(), json.loads(told.read_text()) if told.exists() else {})
+    if not killed and os.WEXITSTATUS(status):
+        raise SystemExit(told.read_text())
+    return Outcome(killed, log.read_text().splitlines(), json.loads(told.read_text() or "{}"))
 
 
-def _child(source: Any, config: Config, folder: Path | None, killer: Killer, told: Path, slow_s: float) -> None:
+def _child(run: Run, told: Path, log: Path) -> NoReturn:
     try:
-        if slow_s or folder:
-            checkpoint.EVERY_S, checkpoint._COMMITS_SHARE = 0.0, 0
-        journal.os = killer  # type: ignore[assignment]
+        checkpoint.EVERY_S, checkpoint._COMMITS_SHARE = 0.0, 0
+        killer = Killer(run.kill_at, run.half, log)
+        setattr(journal, "os", killer)  # noqa: B010 (mypy)
         journal._sync = killer.counted("sync journal", os.fsync)
         scratch._sync = killer.counted("sync samples", os.fsync)
-        began: list[int] = []
+        kept: list[int] = []  # samples there were, after each one that came
 
-        def progress(now: Any) -> None:
-            began.append(now.samples)
-            time.sleep(slow_s)
+        def progress(now: pipeline.Progress) -> None:
+            kept.append(now.samples)
+            time.sleep(run.slow_s)
 
-        background = pipeline.estimate(source, config, progress, checkpoint=folder)
-        told.write_text(json.dumps({**summary(background), "first": began[0] if began else None, "came": len(began)}))
+        background = pipeline.estimate(run.source, Config(**run.config), progress, checkpoint=run.folder)
+        told.write_text(json.dumps({**summary(background), "came": len(kept)}))
         os._exit(0)
     except BaseException:  # noqa: BLE001 (a forked child must not return)
         told.write_text(traceback.format_exc())
@@ -121,3 +135,9 @@ def summary(background: Background) -> dict[str, Any]:
         "damaged": background.run.damaged,
         "seen": background.run.frames_seen,
     }
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = [forked(Run(**run), Path(folder, "told"), Path(folder, "log")) for run in json.load(sys.stdin)]
+    print(json.dumps([asdict(outcome) for outcome in outcomes]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -165,18 +164,6 @@ def test_disks_without_room_are_named(tmp_path: Path) -> None:
         Room(0, tmp_path).place(1 << 60)
     with pytest.raises(ScratchError, match=r"no folder has room for a scratch file \(.*\): give one with scratch"):
         Room(0).place(1 << 60)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB; root alone can make one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]
-    if os.name != "posix" or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def test_a_disk_that_fills_up_is_an_error_and_no_crash(small_disk: Path) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import current_thread, main_thread
-from types import FrameType
 
 from gpu_bgstat.errors import OutputError
 from gpu_bgstat.frames import Background
+from gpu_bgstat.interrupts import uninterrupted
 from gpu_bgstat.outputs.arrays import variance_npy
 from gpu_bgstat.outputs.page import report_html
 from gpu_bgstat.outputs.pictures import background_png, heatmap_png, stable_png
@@ -44,7 +42,7 @@ def save(background: Background, folder: Path, others: Mapping[str, bytes] | Non
             for path, draft in drafts.items():
                 ready = others.get(path.name)
                 draft.write_bytes(OUTPUTS[path.name](background) if ready is None else ready)
-            with _uninterrupted():
+            with uninterrupted():
                 for path, draft in drafts.items():
                     draft.replace(path)
         except OSError as error:
@@ -89,19 +87,3 @@ def _make(folder: Path, made: list[Path]) -> None:
         ) from error
     except OSError as error:
         raise OutputError(f"{folder} cannot be written to ({error.strerror}): give another folder with -o") from error
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block is done, so that all files are renamed or none."""
-    if current_thread() is not main_thread():  # which alone hears signals
-        yield
-        return
-    caught: list[tuple[int, FrameType | None]] = []
-    handler = signal.signal(signal.SIGINT, lambda *arguments: caught.append(arguments))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
-        if caught and callable(handler):
-            handler(*caught[0])

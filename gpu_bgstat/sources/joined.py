@@ -19,9 +19,11 @@ class _Shifted:
         self._plan = plan
         self._frames = frames
         self._seconds = seconds
-        indices = plan.indices
         self.any_order = plan.any_order
-        self.indices = None if indices is None else [index - frames for index in indices if index >= frames]
+        self.indices, self.chosen = (
+            None if indices is None else [index - frames for index in indices if index >= frames]
+            for indices in (plan.indices, plan.chosen)
+        )
 
     def time_s(self, time_s: float | None) -> float | None:
         return None if time_s is None or self._seconds is None else time_s + self._seconds

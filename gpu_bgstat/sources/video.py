@@ -220,7 +220,8 @@ class VideoSource(Source):
         for first in sorted(self._tolls):
             toll.add(self._tolls[first])
         if toll.lost:
-            times = self._lose(toll.lost, index, due)
+            assert plan.chosen is not None
+            times = self._lose(toll.lost, index, plan.chosen[: bisect_left(plan.chosen, stop)])
         self.seen = min(stop, len(times))
         self._account(toll, index)
         if stop >= len(times):
@@ -284,14 +285,14 @@ class VideoSource(Source):
             f"{self._crew(self._index, parts).decoders} decoders; the packets are known from {self._index.origin}"
         )
 
-    def _lose(self, lost: set[int], index: PacketIndex, due: Sequence[int]) -> NDArray[np.float64]:
+    def _lose(self, lost: set[int], index: PacketIndex, chosen: Sequence[int]) -> NDArray[np.float64]:
         """Takes these packets' frames out of the timeline, and returns its times.
 
         Raises ReadAgainError if the number of a sample moves by that.
         """
         assert self.timeline is not None
         self._lost |= lost
-        moved = bool(due) and min(index.pts[list(lost)]) <= index.pts[index.rows[due[-1]]]
+        moved = bool(chosen) and min(index.pts[list(lost)]) <= index.pts[index.rows[chosen[-1]]]
         index = self._index = index.without(lost)
         times = index.times_s(self._time_base.numerator, self._time_base.denominator)
         self.timeline = Timeline(len(times), times, index.keyframes)
