@@ -339,7 +339,7 @@ def test_a_checkpoint_without_its_samples(film: Path, tmp_path: Path) -> None:
         estimate(film, Config(**config()), checkpoint=tmp_path / "here")
 
 
-def test_samples_that_were_cut_are_read_anew_or_refused(film: Path, tmp_path: Path) -> None:
+def test_samples_that_were_cut_are_refused(film: Path, tmp_path: Path) -> None:
     interrupted(film, tmp_path / "here")
     os.truncate(tmp_path / "here/samples", 100)
     with pytest.raises(CheckpointError, match=r"samples has 100 bytes, and had .*: remove .*here to start anew"):
