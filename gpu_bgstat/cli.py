@@ -30,6 +30,7 @@ from gpu_bgstat.outputs import writable
 from gpu_bgstat.outputs.report import report_json
 from gpu_bgstat.pipeline import estimate
 from gpu_bgstat.progress import Meter
+from gpu_bgstat.snapshots import Snapshots
 from gpu_bgstat.sources import SourceLike
 from gpu_bgstat.sources.pipe import PIXEL_FORMATS, PipeSource
 from gpu_bgstat.version import __version__
@@ -57,6 +58,7 @@ def _setting_options(command: Command) -> Command:
         click.option("--threshold", type=float, help=_help("threshold")),
         click.option("--fill", type=click.Choice(["median", "global"]), help=_help("fill")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
+        click.option("--reconnect", type=float, metavar="SECONDS", help=_help("reconnect")),
         click.option("--decode", type=click.Choice(["auto", "cpu", "nvdec"]), help=_help("decode")),
         click.option("--decoders", type=int, metavar="N", help=_help("decoders")),
         click.option("--device", metavar="DEVICE", help=_help("device")),
@@ -78,6 +80,13 @@ def _config(preset: str, settings: dict[str, Any]) -> Config:
         given["depth"] = int(given["depth"])
     try:
         return Config.preset(preset, **given)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _snapshots(every_s: float, folder: Path) -> Snapshots:
+    try:
+        return Snapshots(every_s, lambda background: background.save(folder))
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
 
@@ -131,12 +140,16 @@ def cli() -> None:
 @cli.command("estimate")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="folder for the results")
+@click.option(
+    "--snapshot-every", type=float, metavar="SECONDS", help="write the results so far while collecting goes on"
+)
 @_setting_options
 @click.option("--json", "as_json", is_flag=True, help="print the report on stdout, and nothing else there")
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 def estimate_command(
     sources: tuple[str, ...],
     output: Path | None,
+    snapshot_every: float | None,
     preset: str,
     size: str | None,
     pix: str | None,
@@ -153,10 +166,11 @@ def estimate_command(
     folder = output or default_folder(sources)
     if any(os.path.isdir(name) and Path(name).resolve() == folder.resolve() for name in sources):  # noqa: PTH112
         raise click.UsageError(f"{folder} is the source, whose next run would read the results: give another -o")
+    snapshots = None if snapshot_every is None else _snapshots(snapshot_every, folder)
     _log_to_stderr(quiet)
     with writable(folder):
         with Meter(shown=not quiet) as meter:
-            background = estimate(source, config, meter.update)
+            background = estimate(source, config, meter.update, snapshots)
         background.save(folder)
     if as_json:
         click.echo(report_json(background), nl=False)  # bytes: UTF-8 whatever the terminal is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -14,6 +14,7 @@ from gpu_bgstat.errors import SourceError
 from gpu_bgstat.estimator import BackgroundEstimator
 from gpu_bgstat.frames import Background, Run
 from gpu_bgstat.schedule import Planned, Running
+from gpu_bgstat.snapshots import Album, Snapshots
 from gpu_bgstat.sources import SourceLike, open_source
 from gpu_bgstat.sources.source import ReadAgainError, Source
 
@@ -31,15 +32,19 @@ class Progress:
 
 
 def estimate(
-    source: SourceLike, config: Config | None = None, on_progress: Callable[[Progress], None] | None = None
+    source: SourceLike,
+    config: Config | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Background:
     """The background of a recording: a path, a glob, a list of paths, an array (T, H, W[, C]), frames, a camera.
 
     on_progress  called after each sample
+    snapshots    what to do now and then with the background so far
     Raises SourceError, ConfigError, DeviceError or TooFewSamplesError; nothing is written.
     """
     config = config or Config()
-    clock = _Clock()
+    clock, album = _Clock(), Album(snapshots)
     with closing(open_source(source, config)) as recording:
         recording.check(config)
         plan = schedule.plan(recording.timeline, config)
@@ -49,7 +54,9 @@ def estimate(
             with BackgroundEstimator(config, plan=plan) as estimator:
                 estimator.warnings.extend([*notes, *plan.notes])
                 try:
-                    _collect(recording, plan, estimator, on_progress)
+                    for _ in _collected(recording, plan, estimator, on_progress):
+                        if album.due() and estimator.kept > 1:
+                            _show(album, estimator, recording, clock)
                 except ReadAgainError as news:
                     _LOG.info("%s", news)
                     plan = schedule.plan(recording.timeline, config)
@@ -58,6 +65,7 @@ def estimate(
                     clock.lap("read")
                 corrected = schedule.plan(recording.timeline, config)
                 if corrected.indices == plan.indices or not readings_left:
+                    estimator.warnings.extend(album.told())
                     background = estimator.finalize()
                     return replace(background, run=_account(background.run, recording, clock))
             plan = corrected  # what was read has corrected the timeline
@@ -65,32 +73,42 @@ def estimate(
     raise SourceError(f"{recording.name} is otherwise at each reading: start again when it is finished")
 
 
-def _collect(
+def _collected(
     recording: Source,
     plan: Planned | Running,
     estimator: BackgroundEstimator,
     on_progress: Callable[[Progress], None] | None,
-) -> None:
-    """Every frame that is due, from the source into the ring."""
+) -> Iterator[None]:
+    """Every frame that is due, from the source into the ring; pauses after each."""
     total = plan.stop if isinstance(plan, Planned) else None
     for frame in recording.read(plan):
         estimator.add(frame)
         if on_progress:
             on_progress(Progress(recording.seen, total, estimator.kept))
+        yield
+
+
+def _show(album: Album, estimator: BackgroundEstimator, recording: Source, clock: _Clock) -> None:
+    """Hands the background of the samples so far to whoever wants snapshots."""
+    clock.lap("read")
+    background = estimator.finalize()
+    run = replace(_account(background.run, recording, clock), snapshot=True)
+    album.add(replace(background, run=run))
+    clock.lap("snapshots")
 
 
 def _account(run: Run, recording: Source, clock: _Clock) -> Run:
     """The estimator's account of the run, completed by what only the source and the clock know."""
-    laps = {"open": clock.laps["open"], "read": clock.laps["read"], **run.timings_s}
     return replace(
         run,
         source=recording.name,
         container=recording.container,
         frames_seen=recording.seen,
         damaged=recording.damaged,
+        dropped=recording.dropped,
         warnings=(*recording.warnings, *run.warnings),
         decoding=recording.decoding,
-        timings_s={**laps, "total": clock.total()},
+        timings_s={**clock.laps, **run.timings_s, "total": clock.total()},
     )
 
 
