@@ -21,7 +21,9 @@ MPEG_TS = "video/mp2t"
 class Camera:
     """What it sends, and who asked for it."""
 
-    film: Callable[[int], Iterable[bytes] | None]  # number of the connection -> what it sends; None: it hangs up at once
+    film: Callable[
+        [int], Iterable[bytes] | None
+    ]  # number of the connection -> what it sends; None: it hangs up at once
     content_type: str = MJPEG
     url: str = ""
     asked: list[float] = field(default_factory=list)  # when, by the monotonic clock
