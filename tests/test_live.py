@@ -24,7 +24,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from streaming import MPEG_TS, Camera, filming, jpeg_part
+from cameras import MPEG_TS, Camera, filming, jpeg_part
 from test_command import MODULE, Child, tree
 
 from gpu_bgstat import Background, Config, Progress, Snapshots, estimate
