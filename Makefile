@@ -1,4 +1,4 @@
-# make demo | test | test-gpu | test-kernels | lint | bench | bench-decode | bench-memory | bench-gpu: each sets up all that it needs. PYTHON chooses the interpreter.
+# make demo | test | test-gpu | test-kernels | lint | bench | bench-decode | bench-memory | bench-gpu | soak: each sets up all that it needs. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ GPU_VENV ?= .venv-gpu
 CUPY ?= cupy-cuda12x
 STANDIN ?=
 
-.PHONY: demo test test-gpu test-kernels lint bench bench-decode bench-memory bench-gpu clean
+.PHONY: demo test test-gpu test-kernels lint bench bench-decode bench-memory bench-gpu soak clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,10 @@ bench-memory: $(VENV)/.installed
 
 bench-gpu: $(GPU_VENV)/.installed
 	$(STANDIN) $(GPU_VENV)/bin/python bench/bench_gpu.py
+
+# Memory over 20,000 frames from a pipe, and over a camera that drops out again and again. A minute; Linux.
+soak: $(VENV)/.installed
+	$(BIN)/python bench/soak.py
 
 clean:
 	rm -rf $(VENV) $(GPU_VENV) demo dist .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

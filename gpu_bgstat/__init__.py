@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         FrameSpec,
         Progress,
         Sample,
+        Snapshots,
         estimate,
     )
 
@@ -32,6 +33,7 @@ __all__ = [
     "FrameSpec",
     "Progress",
     "Sample",
+    "Snapshots",
     "__version__",
     "estimate",
 ]

@@ -31,6 +31,7 @@ from gpu_bgstat.outputs import writable
 from gpu_bgstat.outputs.report import report_json
 from gpu_bgstat.pipeline import estimate
 from gpu_bgstat.progress import Meter
+from gpu_bgstat.snapshots import Snapshots
 from gpu_bgstat.sources import SourceLike
 from gpu_bgstat.sources.pipe import PIXEL_FORMATS, PipeSource
 from gpu_bgstat.version import __version__
@@ -59,6 +60,7 @@ def _setting_options(command: Command) -> Command:
         click.option("--threshold", type=float, help=_help("threshold")),
         click.option("--fill", type=click.Choice(["median", "global"]), help=_help("fill")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
+        click.option("--reconnect", type=float, metavar="SECONDS", help=_help("reconnect")),
         click.option("--decode", type=click.Choice(["auto", "cpu", "nvdec"]), help=_help("decode")),
         click.option("--decoders", type=int, metavar="N", help=_help("decoders")),
         click.option("--memory-limit", metavar="SIZE", help=_help("memory_limit")),
@@ -82,6 +84,13 @@ def _config(preset: str, settings: dict[str, Any]) -> Config:
         given["depth"] = int(given["depth"])
     try:
         return Config.preset(preset, **given)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _snapshots(every_s: float, folder: Path) -> Snapshots:
+    try:
+        return Snapshots(every_s, lambda background: background.save(folder))
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
 
@@ -135,6 +144,9 @@ def cli() -> None:
 @cli.command("estimate")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="folder for the results")
+@click.option(
+    "--snapshot-every", type=float, metavar="SECONDS", help="write the results so far while collecting goes on"
+)
 @_setting_options
 @click.option("--resume", is_flag=True, help="go on where an interrupted run stopped; an interruption can be resumed")
 @click.option("--checkpoint", type=click.Path(path_type=Path), metavar="DIR", help="--resume, with its files in DIR")
@@ -143,6 +155,7 @@ def cli() -> None:
 def estimate_command(
     sources: tuple[str, ...],
     output: Path | None,
+    snapshot_every: float | None,
     preset: str,
     size: str | None,
     pix: str | None,
@@ -161,6 +174,7 @@ def estimate_command(
     folder = output or default_folder(sources)
     if any(os.path.isdir(name) and Path(name).resolve() == folder.resolve() for name in sources):  # noqa: PTH112
         raise click.UsageError(f"{folder} is the source, whose next run would read the results: give another -o")
+    snapshots = None if snapshot_every is None else _snapshots(snapshot_every, folder)
     _log_to_stderr(quiet)
     if resume and checkpoint is None:
         checkpoint = folder / CHECKPOINT
@@ -170,7 +184,7 @@ def estimate_command(
                 f"warning: {folder / CHECKPOINT} is left of an interrupted run: --resume goes on with it", err=True
             )
         with Meter(shown=not quiet) as meter:
-            background = estimate(source, config, meter.update, checkpoint=checkpoint)
+            background = estimate(source, config, meter.update, snapshots, checkpoint)
         background.save(folder)
     if checkpoint is not None:
         remove(checkpoint)

@@ -137,6 +137,12 @@ class Config(BaseModel):
     duration: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="seconds from the start of the range; live sources need it"
     )
+    reconnect: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds: a live stream that drops out is opened again, until nothing came for so long",
+    )
     decode: Literal["auto", "cpu", "nvdec"] = Field(
         "auto", description="what decodes video: auto and cpu the CPU, nvdec an NVIDIA GPU's decoder (or fail)"
     )

@@ -102,7 +102,10 @@ class Plan(Protocol):
         """Whether frames may come in another order than that of their indices."""
 
     def due(self, index: int, time_s: float | None) -> bool:
-        """Whether this frame is a sample; asked once for each frame, in order."""
+        """Whether this frame is a sample; asked once for each frame, in order.
+
+        Of a plan without `indices`, live sources ask from their reading thread, and once more as they hand a frame on.
+        """
 
     def over(self, index: int, time_s: float | None) -> bool:
         """Whether this frame and all later ones are beyond the range."""
@@ -126,11 +129,13 @@ class Run:
     device: str = ""
     frames_seen: int = 0
     damaged: int = 0
+    dropped: int = 0  # by a live source, because collecting was slower
     resized: int = 0
     sample_bytes: int = 0
     warnings: tuple[str, ...] = ()
     decoding: dict[str, Any] = field(default_factory=dict)  # which way the frames were got, and why
     timings_s: dict[str, float] = field(default_factory=dict)  # stage -> seconds
+    snapshot: bool = False  # taken while collecting went on: there will be more samples
 
 
 @dataclass(frozen=True)

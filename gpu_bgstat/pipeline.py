@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpu_bgstat import schedule
-from gpu_bgstat.checkpoint import Checkpoint
 from gpu_bgstat.config import Config
-from gpu_bgstat.errors import BgstatError, SourceError
+from gpu_bgstat.errors import SourceError
 from gpu_bgstat.estimator import BackgroundEstimator
 from gpu_bgstat.frames import Background, Run
+from gpu_bgstat.resume import Resume
 from gpu_bgstat.schedule import Planned, Running
+from gpu_bgstat.snapshots import Album, Snapshots
 from gpu_bgstat.sources import SourceLike, open_source
 from gpu_bgstat.sources.source import ReadAgainError, Source
 
@@ -36,30 +37,38 @@ def estimate(
     source: SourceLike,
     config: Config | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    *,
+    snapshots: Snapshots | None = None,
     checkpoint: str | Path | None = None,
 ) -> Background:
     """The background of a recording: a path, a glob, a list of paths, an array (T, H, W[, C]), frames, a camera.
 
     on_progress  called after each sample
-    checkpoint   a folder: what is in it from an interrupted run goes on, and an interruption leaves there what is
-                 needed to go on, up to the last few seconds. It stays; `checkpoint.remove` removes it
+    snapshots    what to do now and then with the background so far
+    checkpoint   a folder: what an interrupted run has left there goes on, and an interruption leaves there what is
+                 needed to go on, up to the last seconds. It stays when all is done; `checkpoint.remove` removes it
 
     Raises SourceError, ConfigError, DeviceError, ScratchError, CheckpointError or TooFewSamplesError.
     """
     config = config or Config()
-    clock = _Clock()
-    with closing(open_source(source, config)) as recording, _opened(checkpoint, recording, config) as saved:
+    clock, album = _Clock(), Album(snapshots)
+    with (
+        closing(open_source(source, config)) as recording,
+        closing(Resume(checkpoint, recording, config)) as resume,
+    ):
         recording.check(config)
         plan = schedule.plan(recording.timeline, config)
         clock.lap("open")
         notes: list[str] = []
         for readings_left in reversed(range(_MOST_READINGS)):
-            with BackgroundEstimator(config, plan=plan, kept=saved.file if saved else None) as estimator:
+            with BackgroundEstimator(config, plan=plan, kept=resume.file) as estimator:
                 estimator.warnings.extend([*notes, *plan.notes])
-                rest = _resume(saved, plan, recording, estimator)
+                rest = resume.rest(plan, estimator)
                 try:
-                    _collect(recording, rest, estimator, on_progress, saved)
+                    with resume.keeping(estimator) as keep:
+                        for _ in _collected(recording, rest, estimator, on_progress):
+                            keep()
+                            if album.due() and estimator.kept > 1:
+                                _show(album, estimator, recording, clock)
                 except ReadAgainError as news:
                     _LOG.info("%s", news)
                     plan = schedule.plan(recording.timeline, config)
@@ -68,6 +77,7 @@ def estimate(
                     clock.lap("read")
                 corrected = schedule.plan(recording.timeline, config)
                 if corrected.indices == plan.indices or not readings_left:
+                    estimator.warnings.extend(album.told())
                     background = estimator.finalize()
                     return replace(background, run=_account(background.run, recording, clock))
             plan = corrected  # what was read has corrected the timeline
@@ -75,77 +85,42 @@ def estimate(
     raise SourceError(f"{recording.name} is otherwise at each reading: start again when it is finished")
 
 
-@contextmanager
-def _opened(folder: str | Path | None, recording: Source, config: Config) -> Iterator[Checkpoint | None]:
-    """The checkpoint in a folder, and the recording as far as that knows it."""
-    if folder is None:
-        yield None
-        return
-    with closing(Checkpoint(Path(folder), recording.identity(), config)) as saved:
-        recording.recall(saved.source)
-        yield saved
-
-
-def _resume(
-    saved: Checkpoint | None, plan: Planned | Running, recording: Source, estimator: BackgroundEstimator
-) -> Planned | Running:
-    """What is left to read of a plan, when the estimator has got what the checkpoint has."""
-    if saved is None or not isinstance(plan, Planned):
-        return plan
-    saved.begin(plan, recording.state())
-    if saved.frame is None:
-        return plan
-    estimator.recall(saved.frame, saved.samples, saved.clipped)
-    _LOG.info("resumed: %d of %d samples are in %s", len(saved.settled), len(plan.indices), saved.folder)
-    return plan.without(saved.settled)
-
-
-def _collect(
+def _collected(
     recording: Source,
     plan: Planned | Running,
     estimator: BackgroundEstimator,
     on_progress: Callable[[Progress], None] | None,
-    saved: Checkpoint | None,
-) -> None:
-    """Every frame that is due, from the source into the ring; the checkpoint tells of all that came, in any case."""
+) -> Iterator[None]:
+    """Every frame that is due, from the source into the ring; pauses after each."""
     total = plan.stop if isinstance(plan, Planned) else None
-    try:
-        for frame in recording.read(plan):
-            estimator.add(frame)
-            if saved and saved.due:
-                _commit(saved, recording, estimator)
-            if on_progress:
-                on_progress(Progress(recording.seen, total, estimator.kept))
-    except ReadAgainError:
-        raise
-    except BaseException as end:
-        try:
-            _commit(saved, recording, estimator)
-        except BgstatError as error:
-            _LOG.warning("not all that came is in the checkpoint (%s)", error if error is not end else "see below")
-        raise
-    _commit(saved, recording, estimator)
+    for frame in recording.read(plan):
+        estimator.add(frame)
+        if on_progress:
+            on_progress(Progress(recording.seen, total, estimator.kept))
+        yield
 
 
-def _commit(saved: Checkpoint | None, recording: Source, estimator: BackgroundEstimator) -> None:
-    if saved is not None:
-        unsettled = recording.unsettled()  # before the state, which then knows at least as much
-        state = recording.state()
-        saved.commit(estimator.sync, estimator.frame_spec, estimator.slots, unsettled, estimator.clipped, state)
+def _show(album: Album, estimator: BackgroundEstimator, recording: Source, clock: _Clock) -> None:
+    """Hands the background of the samples so far to whoever wants snapshots."""
+    clock.lap("read")
+    background = estimator.finalize()
+    run = replace(_account(background.run, recording, clock), snapshot=True)
+    album.add(replace(background, run=run))
+    clock.lap("snapshots")
 
 
 def _account(run: Run, recording: Source, clock: _Clock) -> Run:
     """The estimator's account of the run, completed by what only the source and the clock know."""
-    laps = {"open": clock.laps["open"], "read": clock.laps["read"], **run.timings_s}
     return replace(
         run,
         source=recording.name,
         container=recording.container,
         frames_seen=recording.seen,
         damaged=recording.damaged,
+        dropped=recording.dropped,
         warnings=(*recording.warnings, *run.warnings),
         decoding=recording.decoding,
-        timings_s={**laps, "total": clock.total()},
+        timings_s={**clock.laps, **run.timings_s, "total": clock.total()},
     )
 
 

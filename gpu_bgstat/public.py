@@ -5,6 +5,7 @@ from gpu_bgstat.errors import BgstatError
 from gpu_bgstat.estimator import BackgroundEstimator
 from gpu_bgstat.frames import Background, FrameSpec, Sample
 from gpu_bgstat.pipeline import Progress, estimate
+from gpu_bgstat.snapshots import Snapshots
 
 __all__ = [
     "Background",
@@ -14,5 +15,6 @@ __all__ = [
     "FrameSpec",
     "Progress",
     "Sample",
+    "Snapshots",
     "estimate",
 ]

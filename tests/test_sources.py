@@ -26,6 +26,7 @@ from gpu_bgstat import Config, estimate
 from gpu_bgstat.arena import Arena
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Frame, Image
+from gpu_bgstat.media import live
 from gpu_bgstat.media.video_file import LocalFile
 from gpu_bgstat.schedule import Planned
 from gpu_bgstat.sources import open_source
@@ -789,8 +790,9 @@ def jpegs() -> list[bytes]:
     return [cv2.imencode(".jpg", np.full((48, 64, 3), 10 * n, np.uint8))[1].tobytes() for n in range(20)]
 
 
-def test_a_stream_that_ends_by_itself(jpegs: list[bytes]) -> None:
-    """Each frame once, in order, at the time of its arrival."""
+def test_a_stream_that_ends_by_itself(jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each frame once, in order, at the time of its arrival; all may wait, for they come as fast as they are read."""
+    monkeypatch.setattr(live, "ROOM", 100)
     with streaming(jpegs, repeat=False) as url:
         source = open_source(url)
         frames = frames_of(source)
@@ -805,8 +807,9 @@ def test_a_stream_that_ends_by_itself(jpegs: list[bytes]) -> None:
     assert source.warnings == [f"the stream ended by itself after {len(frames)} frames"]
 
 
-def test_a_live_stream_for_a_duration(jpegs: list[bytes]) -> None:
+def test_a_live_stream_for_a_duration(jpegs: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """The stream never ends: the duration does, and every frame due within it is a sample."""
+    monkeypatch.setattr(live, "ROOM", 10**6)
     with streaming(jpegs, repeat=True) as url:
         background = estimate(url, Config(every=2, duration=0.4, max_samples=50))
     times = [sample.time_s or 0.0 for sample in background.samples]

@@ -44,7 +44,8 @@ def _lead(facts: Mapping[str, Any]) -> str:
     image, frames = facts["image"], facts["frames"]
     kind = "grey" if image["channels"] == 1 else "colour"
     size = f"{image['width']} × {image['height']} pixels, {kind}, {image['bits']} bit"
-    return f"{frames['sampled']} samples from {frames['seen']} frames; {size}"
+    snapshot = "snapshot while collecting went on: " if facts["snapshot"] else ""
+    return f"{snapshot}{frames['sampled']} samples from {frames['seen']} frames; {size}"
 
 
 def _made_how(background: Background) -> str:
@@ -65,6 +66,7 @@ def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
         **header,
         "samples span": span,
         "damaged": str(facts["frames"]["damaged"]),
+        "dropped": str(facts["frames"]["dropped"]),
         "decoding": _decoding(facts["decoding"]),
         "sample memory": f"{facts['sample_bytes'] / 1e6:.1f} MB",
         "device": facts["device"],

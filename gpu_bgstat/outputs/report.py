@@ -20,7 +20,13 @@ def report(background: Background) -> dict[str, Any]:
     return {
         "source": run.source,
         "container": run.container,
-        "frames": {"seen": run.frames_seen, "sampled": len(background.samples), "damaged": run.damaged},
+        "snapshot": run.snapshot,
+        "frames": {
+            "seen": run.frames_seen,
+            "sampled": len(background.samples),
+            "damaged": run.damaged,
+            "dropped": run.dropped,
+        },
         "samples": [
             {"index": sample.index, "time_s": sample.time_s, "brightness": round(sample.brightness, 3)}
             for sample in background.samples

@@ -59,7 +59,7 @@ def _open_text(text: str, config: Config | None) -> Source:
     if not text:
         raise SourceError("the source has no name: give a path (is a shell variable empty?)")
     if text.startswith("camera:"):
-        return CameraSource(text)
+        return CameraSource(text, config)
     if addresses.is_url(text):
         return _open_url(text, config)
     path = Path(text)
@@ -78,14 +78,14 @@ def _open_url(url: str, config: Config | None) -> Source:
     except ValueError as error:
         raise SourceError(f"{addresses.without_secrets(url)} is no URL ({error}): check the address") from error
     if live:
-        return CameraSource(url)
+        return CameraSource(url, config)
     suffix = Path(urlsplit(url).path).suffix.lower()
     if suffix in (*_BY_SUFFIX, *HDF5_SUFFIXES, *images.SUFFIXES, ".zarr"):
         raise SourceError(
             f"{addresses.without_secrets(url)}: of remote files only videos can be read: download it first"
         )
     if urlsplit(url).scheme.lower() in ("http", "https") and not is_file(url):
-        return CameraSource(url)
+        return CameraSource(url, config)
     return VideoSource(RemoteFile(url), config)
 
 

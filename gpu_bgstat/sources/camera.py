@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Iterator
 
 import cv2
@@ -11,20 +11,24 @@ from gpu_bgstat.config import Config
 from gpu_bgstat.errors import ConfigError, SourceError
 from gpu_bgstat.frames import Frame, Plan
 from gpu_bgstat.media.addresses import without_secrets
+from gpu_bgstat.media.live import TIMEOUT_S, LiveReader
 from gpu_bgstat.media.waiting import interruptibly
 from gpu_bgstat.sources.source import Source
 
-TIMEOUT_MS = 10_000  # to connect, and to wait for the next frame
-
 
 class CameraSource(Source):
-    """`camera:0` or a URL. A frame's time is when it arrived, since the first one."""
+    """`camera:0` or a URL. A frame's time is when it arrived, since the first one.
 
-    def __init__(self, address: str) -> None:
+    A frame that is due while several others wait to be collected is dropped and counted. With `config.reconnect`, a
+    stream that drops out is opened again; time and numbers go on.
+    """
+
+    def __init__(self, address: str, config: Config | None = None) -> None:
         super().__init__(without_secrets(address))
-        self._waiting = True  # a thread is inside the capture, which must not be released then
-        self._capture = interruptibly(lambda: _capture(address))
-        self._waiting = False
+        self._address = address
+        self._reconnect_s = config.reconnect if config else None
+        self._reader: LiveReader | None = None
+        self._capture: cv2.VideoCapture | None = interruptibly(lambda: self._connect(TIMEOUT_S))
         if not self._capture.isOpened():
             raise SourceError(f"{self.name} cannot be opened: is it there, and free?")
         self.container = {
@@ -39,41 +43,50 @@ class CameraSource(Source):
 
     def read(self, plan: Plan) -> Iterator[Frame]:
         self.begin()
-        started: float | None = None
-        while self._grab():
-            now = time.monotonic()
-            started = now if started is None else started
-            index, time_s = self.seen, now - started
-            if plan.over(index, time_s):
-                return
-            self.seen += 1
-            if not plan.due(index, time_s):
-                continue
-            found, pixels = self._capture.retrieve()
-            if found:
-                yield Frame(index, time_s, pixels)
-            else:
-                self.damaged += 1
-        self.warnings.append(f"the stream ended by itself after {self.seen} frames")
+        if self._reader is not None:  # a second reading starts anew
+            self.close()
+        capture, self._capture = self._capture or self._connect(TIMEOUT_S), None
+        self._reader = reader = LiveReader(self.name, capture, self._connect, plan, self._reconnect_s)
+        try:
+            for frame in reader.frames():
+                self._gather(reader)
+                if plan.due(frame.index, frame.time_s):  # else it was thinned while this frame waited
+                    yield frame
+        finally:
+            reader.stop()
+            self._gather(reader)
         if not self.seen:
-            raise SourceError(f"{self.name} gave no frame within {TIMEOUT_MS / 1000:.0f} s: is it running?")
+            waited_s = max(TIMEOUT_S, self._reconnect_s or 0)
+            raise SourceError(f"{self.name} gave no frame within {waited_s:.0f} s: is it running?")
 
-    def _grab(self) -> bool:
-        self._waiting = True
-        found = interruptibly(self._capture.grab)
-        self._waiting = False
-        return found
+    def _gather(self, reader: LiveReader) -> None:
+        self.seen, self.damaged, self.dropped = reader.seen, reader.damaged, reader.dropped
+        self.warnings = reader.told()
+        self.decoding = {
+            "way": "live",
+            "why": "frames are taken as they come",
+            "gaps": reader.gaps.count,
+            "away_s": round(reader.gaps.total_s, 3),
+        }
+
+    def _connect(self, limit_s: float) -> cv2.VideoCapture:
+        """The stream, open or not, after so many seconds at most."""
+        if not self._address.startswith("camera:"):
+            opening_ms = int(1000 * min(TIMEOUT_S, limit_s))
+            reading_ms = int(1000 * TIMEOUT_S)
+            if self._reconnect_s is not None:  # a stream that stalls leaves time to open it again
+                reading_ms = int(1000 * min(TIMEOUT_S, max(1.0, self._reconnect_s / 2)))
+            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, opening_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, reading_ms]
+            return cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, limits)
+        number = self._address.removeprefix("camera:")
+        if not number.isdecimal() or len(number) > 4:
+            raise SourceError(f"{self._address} is no camera: give camera:0 for the first one")
+        return cv2.VideoCapture(int(number))
 
     def close(self) -> None:
-        if not self._waiting:
+        """Waits for the reading thread, which may wait for the stream; but not if this is for Ctrl-C."""
+        if self._reader is not None:
+            error = sys.exception()
+            self._reader.close(hurried=error is not None and not isinstance(error, Exception))
+        elif self._capture is not None:
             self._capture.release()
-
-
-def _capture(address: str) -> cv2.VideoCapture:
-    if not address.startswith("camera:"):
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
-        return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
-    number = address.removeprefix("camera:")
-    if not number.isdecimal() or len(number) > 4:
-        raise SourceError(f"{address} is no camera: give camera:0 for the first one")
-    return cv2.VideoCapture(int(number))

@@ -92,6 +92,7 @@ class JoinedSource(Source):
     def _gather(self) -> None:
         self.seen = sum(part.seen for part in self._parts)
         self.damaged = sum(part.damaged for part in self._parts)
+        self.dropped = sum(part.dropped for part in self._parts)
         self.decoding = {"parts": [part.decoding for part in self._parts]}
         self.warnings = [f"{part.name}: {warning}" for part in self._parts for warning in part.warnings]
 

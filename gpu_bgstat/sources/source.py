@@ -34,6 +34,7 @@ class Source(ABC):
         self.files: list[Path] = []  # that it lies in; empty if it cannot be read again
         self.seen = 0  # frames met by the current or last read
         self.damaged = 0  # frames or packets among them that could not be decoded whole
+        self.dropped = 0  # frames that were due, and came faster than they were collected: live sources only
         self.warnings: list[str] = []
         self.decoding: dict[str, Any] = {}  # how the last read went about it, for the report
 
@@ -52,7 +53,7 @@ class Source(ABC):
 
     def begin(self) -> None:
         """Forgets what the last read met."""
-        self.seen = self.damaged = 0
+        self.seen = self.damaged = self.dropped = 0
         self.warnings = []
 
     def due(self, plan: Plan, frames: int) -> Iterator[int]:
