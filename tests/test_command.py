@@ -123,7 +123,7 @@ def test_json_is_alone_on_stdout(film: Path, tmp_path: Path) -> None:
     assert "10 samples of 90 frames" in done.stderr
     quiet = subprocess.run([*MODULE, *arguments, "--quiet"], capture_output=True, text=True, check=False, timeout=60)
     assert (quiet.returncode, quiet.stderr) == (0, "")
-    assert json.loads(quiet.stdout)["frames"] == {"seen": 90, "sampled": 10, "damaged": 0}
+    assert json.loads(quiet.stdout)["frames"] == {"seen": 90, "sampled": 10, "damaged": 0, "dropped": 0}
 
 
 def test_json_of_a_failure_is_no_json(film: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

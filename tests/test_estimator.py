@@ -84,24 +84,49 @@ def test_unknown_length_recent_keeps_the_newest(frames: int, every: int, limit: 
     )
 
 
-@given(frames=st.integers(2, 600), every=st.integers(1, 4), limit=st.integers(2, 17))
-def test_unknown_length_spread_doubles_its_interval(frames: int, every: int, limit: int) -> None:
-    """A plain simulation: the interval is the smallest every·2^k with at most `limit` samples."""
-    config = Config(every=every, max_samples=limit)
-    stride = every
-    while frames // stride > limit:
-        stride *= 2
-    due = list(range(stride - 1, frames, stride))
-    with BackgroundEstimator(config) as estimator:
+class Simulated:
+    """keep=spread for an unknown length, as docs/method.md has it: all that was seen, and an interval that doubles."""
+
+    def __init__(self, every: int, limit: int) -> None:
+        self.seen: list[int] = []
+        self.interval, self.limit = every, limit
+        self.was_full = False
+
+    @property
+    def samples(self) -> list[int]:
+        """The last frame of each interval."""
+        return self.seen[self.interval - 1 :: self.interval]
+
+    def show(self, frame: int) -> None:
+        self.seen.append(frame)
+        if len(self.samples) > self.limit:
+            self.interval *= 2
+        self.was_full = self.was_full or len(self.samples) == self.limit
+
+
+@settings(deadline=None)
+@given(
+    frames=st.integers(2, 600), every=st.integers(1, 4), limit=st.integers(2, 17), looks=st.sets(st.integers(1, 600))
+)
+def test_unknown_length_spread_doubles_its_interval(frames: int, every: int, limit: int, looks: set[int]) -> None:
+    """A plain simulation, compared at any time; and what it is for: the samples span all that was seen, evenly."""
+    simulated = Simulated(every, limit)
+    with BackgroundEstimator(Config(every=every, max_samples=limit)) as estimator:
         for index in range(frames):
             estimator.collect(np.full((2, 3), index % 251, np.uint8))
-        if len(due) < 2:
-            return
-        got = estimator.finalize()
-    assert [sample.index for sample in got.samples] == due
-    np.testing.assert_array_equal(got.background, np.full((2, 3), np.median([k % 251 for k in due]), np.uint8))
-    if frames // every > limit:
-        assert len(due) >= limit // 2
+            simulated.show(index)
+            assert estimator.kept == len(simulated.samples) <= limit
+            if simulated.was_full:
+                assert estimator.kept >= limit / 2
+            if index + 1 not in looks | {frames} or estimator.kept < 2:
+                continue
+            got = estimator.finalize()
+            due = [sample.index for sample in got.samples]
+            assert due == simulated.samples
+            steps = np.diff([-1, *due])  # the first sample ends the first interval
+            assert (steps == steps[0]).all() and steps[0] in [every * 2**k for k in range(12)]
+            assert index - due[-1] < steps[0]
+            np.testing.assert_array_equal(got.background, np.full((2, 3), np.median([k % 251 for k in due]), np.uint8))
 
 
 def test_collecting_goes_on_after_a_finalize() -> None:

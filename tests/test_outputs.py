@@ -51,7 +51,7 @@ def test_the_report_tells_what_was_done(film: Path, tmp_path: Path) -> None:
     assert told["source"] == str(film)
     assert told["container"]["codec"] == "h264"
     assert told["container"]["frames_in_header"] == 90
-    assert told["frames"] == {"seen": 90, "sampled": 9, "damaged": 0}
+    assert told["frames"] == {"seen": 90, "sampled": 9, "damaged": 0, "dropped": 0}
     assert [(sample["index"], sample["time_s"]) for sample in told["samples"]] == [
         (k, pytest.approx(k / 30)) for k in range(9, 90, 10)
     ]

@@ -50,7 +50,8 @@ class CameraSource(Source):
         try:
             for frame in reader.frames():
                 self._gather(reader)
-                if plan.due(frame.index, frame.time_s):  # else it was thinned while this frame waited
+                # else the plan was thinned while this frame waited
+                if plan.indices is not None or plan.due(frame.index, frame.time_s):
                     yield frame
         finally:
             reader.stop()
