@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -30,7 +31,7 @@ from gpu_bgstat.backends.scratch import opened
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import CheckpointError
 from gpu_bgstat.frames import FrameSpec, Sample
-from gpu_bgstat.journal import Journal
+from gpu_bgstat.journal import Journal, sync_folder
 from gpu_bgstat.schedule import Planned
 from gpu_bgstat.version import __version__
 
@@ -80,7 +81,7 @@ class Commit(_Record):
     size: int  # bytes of the samples' file
     unsettled: list[int]
     clipped: list[str]
-    source: dict[str, Any]
+    source: dict[str, Any] | None  # None: as before
 
 
 class Checkpoint:
@@ -149,7 +150,8 @@ class Checkpoint:
             self.frame = FrameSpec(width, height, channels, np.dtype(dtype))
         self.samples += [Sample(**kept.model_dump()) for kept in commit.samples]
         self._unsettled = set(commit.unsettled)
-        self.clipped, self.source, self.size = commit.clipped, commit.source, commit.size
+        self.clipped, self.size = commit.clipped, commit.size
+        self.source = self.source if commit.source is None else commit.source
 
     def _open(self) -> FileIO:
         path = self.folder / _SAMPLES
@@ -160,7 +162,13 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{path} has {path.stat().st_size} bytes, and had {self.size}: remove {self.folder} to start anew"
                 )
-            return opened(path)
+            file = opened(path)
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                file.close()
+                raise CheckpointError(f"{path} is no file: remove {self.folder} to start anew")
+            sync_folder(self.folder)
+            sync_folder(self.folder.parent)
+            return file
         except OSError as error:
             raise CheckpointError(f"{path} cannot be opened ({error.strerror})") from error
 
@@ -207,10 +215,10 @@ class Checkpoint:
             size=os.fstat(self.file.fileno()).st_size,
             unsettled=sorted(unsettled & there),
             clipped=sorted(clipped),
-            source=source,
+            source=None if source == self.source else source,
         )
         self._journal.append(record.model_dump())
-        self._told = len(samples)
+        self._told, self.source = len(samples), source
         now = time.monotonic()
         self._next = now + max(EVERY_S, _COMMITS_SHARE * (now - started))
 

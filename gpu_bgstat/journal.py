@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ try:
 except ImportError:  # not on Windows: two processes are not kept apart there
     fcntl = None  # type: ignore[assignment]
 
+_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
@@ -33,14 +35,15 @@ class Journal:
         """Opens or makes it; raises CheckpointError if that cannot be, or if another process has it."""
         self._path = path
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
         except OSError as error:
             raise self._failure(error) from error
         try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise CheckpointError(f"{path} is no file: give another folder for the checkpoint")
             self._lock()
             self.found, self._end = parsed(self._content())  # the records that were there
             os.ftruncate(self._file, self._end)  # what is appended must follow what counts
-            sync_folder(path.parent)
         except OSError as error:
             os.close(self._file)
             raise self._failure(error) from error

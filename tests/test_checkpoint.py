@@ -346,6 +346,21 @@ def test_samples_that_were_cut_are_refused(film: Path, tmp_path: Path) -> None:
         estimate(film, Config(**config()), checkpoint=tmp_path / "here")
 
 
+@pytest.mark.parametrize("name", ["journal", "samples"])
+@pytest.mark.parametrize("make", ["pipe", "folder", "device"])
+def test_no_file_where_one_should_be(film: Path, tmp_path: Path, name: str, make: str) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    if make == "pipe":
+        os.mkfifo(here / name)
+    elif make == "folder":
+        (here / name).mkdir()
+    else:
+        (here / name).symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match=r"is no file: |cannot be (written|opened) \(Is a directory\)"):
+        estimate(film, Config(**config()), checkpoint=here)
+
+
 def test_a_checkpoint_that_tells_of_nothing_goes(film: Path, tmp_path: Path) -> None:
     with pytest.raises(BgstatError):
         estimate(film, Config(**config(roi=(0, 0, 5000, 5000))), checkpoint=tmp_path / "here")
