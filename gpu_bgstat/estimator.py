@@ -36,6 +36,7 @@ class BackgroundEstimator:
         """`plan` replaces the schedule that `config` describes, where the recording's length is known."""
         self.config = config or Config()
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self._plan = plan or Running(self.config)
         self._conform: Conformer | None = None
         self._ring: Ring | None = None
@@ -71,7 +72,7 @@ class BackgroundEstimator:
         advice = "lower max_samples, or use gray or a roi"
         if isinstance(self._plan, Planned):
             raise DeviceError(f"{sizes}: {advice}")
-        self.warnings.append(f"when the ring is full, {sizes}: {advice}")
+        self.notes.append(f"when the ring is full, {sizes}: {advice}")
 
     def collect(self, frame: Image, index: int | None = None, time_s: float | None = None) -> bool:
         """Shows a frame to the schedule, which may take it as a sample; returns whether it did.
@@ -131,6 +132,7 @@ class BackgroundEstimator:
             resized=self._conform.resized,
             sample_bytes=count * self._conform.spec.bytes,
             warnings=(*self.warnings, *self._oddities()),
+            notes=tuple(self.notes),
             timings_s=timings,
         )
         return Background(background, reduced.variance, stable, heat, self._ring.samples, self.config, run)

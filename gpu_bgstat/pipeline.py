@@ -89,6 +89,7 @@ def _account(run: Run, recording: Source, clock: _Clock) -> Run:
         frames_seen=recording.seen,
         damaged=recording.damaged,
         warnings=(*recording.warnings, *run.warnings),
+        notes=(*recording.notes, *run.notes),
         decoding=recording.decoding,
         timings_s={**laps, "total": clock.total()},
     )

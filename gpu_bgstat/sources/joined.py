@@ -88,6 +88,7 @@ class JoinedSource(Source):
         self.damaged = sum(part.damaged for part in self._parts)
         self.decoding = {"parts": [part.decoding for part in self._parts]}
         self.warnings = [f"{part.name}: {warning}" for part in self._parts for warning in part.warnings]
+        self.notes = [f"{part.name}: {note}" for part in self._parts for note in part.notes]
 
     def begin(self) -> None:
         super().begin()

@@ -32,6 +32,7 @@ class Source(ABC):
         self.seen = 0  # frames met by the current or last read
         self.damaged = 0  # frames or packets among them that could not be decoded whole
         self.warnings: list[str] = []
+        self.notes: list[str] = []  # warnings about this machine rather than the recording
         self.decoding: dict[str, Any] = {}  # how the last read went about it, for the report
 
     @abstractmethod
@@ -50,7 +51,7 @@ class Source(ABC):
     def begin(self) -> None:
         """Forgets what the last read met."""
         self.seen = self.damaged = 0
-        self.warnings = []
+        self.warnings, self.notes = [], []
 
     def due(self, plan: Plan, frames: int) -> Iterator[int]:
         """The indices that are due, of `frames` frames without times; those between count as seen, and are not touched.
