@@ -28,7 +28,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gpu_bgstat.backends.scratch import opened
-from gpu_bgstat.config import Config
+from gpu_bgstat.config import MEANS, Config
 from gpu_bgstat.errors import CheckpointError
 from gpu_bgstat.frames import FrameSpec, Sample
 from gpu_bgstat.journal import Journal, sync_folder
@@ -38,7 +38,6 @@ from gpu_bgstat.version import __version__
 EVERY_S = 2.0  # between two commits: what an interruption costs; longer where commits take long
 _COMMITS_SHARE = 10  # one part in so many of the time, at most, goes into commits
 _FORMAT = 1
-_OF_THE_MACHINE = {"device", "decoders", "memory_limit", "scratch"}  # settings that do not change the result
 _JOURNAL, _SAMPLES = "journal", "samples"
 _LOG = logging.getLogger("gpu_bgstat")
 
@@ -104,7 +103,7 @@ class Checkpoint:
             format=_FORMAT,
             versions={"gpu_bgstat": __version__, "opencv": cv2.__version__, "av": av.__version__},
             recording=recording,
-            settings=config.model_dump(mode="json", exclude=_OF_THE_MACHINE),
+            settings=config.model_dump(mode="json", exclude=set(MEANS)),
         )
         try:
             folder.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """The command: arguments → pipeline → exit code. No logic of its own.
 
-Exit codes: 0 done, 1 it failed and one line on stderr says why, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 it failed and one line on stderr says why, 2 wrong usage, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
@@ -26,9 +25,9 @@ from gpu_bgstat.demo import run_demo
 from gpu_bgstat.errors import BgstatError, ConfigError, SourceError
 from gpu_bgstat.forecast import forecast
 from gpu_bgstat.frames import Background
+from gpu_bgstat.interrupts import farewell
 from gpu_bgstat.media.addresses import is_url, without_secrets
-from gpu_bgstat.outputs import writable
-from gpu_bgstat.outputs.report import report_json
+from gpu_bgstat.outputs import saved_report, writable
 from gpu_bgstat.pipeline import estimate
 from gpu_bgstat.progress import Meter
 from gpu_bgstat.snapshots import Snapshots
@@ -189,7 +188,7 @@ def estimate_command(
     if checkpoint is not None:
         remove(checkpoint)
     if as_json:
-        click.echo(report_json(background), nl=False)  # bytes: UTF-8 whatever the terminal is
+        click.echo(saved_report(folder), nl=False)  # bytes: UTF-8 whatever the terminal is
     if not quiet:
         _tell(background, folder, to_stderr=as_json)
 
@@ -197,7 +196,7 @@ def estimate_command(
 def _tell(background: Background, folder: Path, to_stderr: bool) -> None:
     """The few lines that end an estimate."""
     run = background.run
-    for warning in run.warnings:
+    for warning in (*run.warnings, *run.notes):
         click.echo(f"warning: {warning}", err=True)
     click.echo(
         f"{len(background.samples)} samples of {run.frames_seen} frames in {run.timings_s['total']:.1f} s "
@@ -260,7 +259,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cv2.utils.logging.setLogLevel(
         cv2.utils.logging.LOG_LEVEL_SILENT
     )  # our one line says it; OpenCV's would come on top
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     stdout: Any = sys.stdout
     if isinstance(stdout, TextIOWrapper):
         stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal's encoding lacks
@@ -275,9 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return 1
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        return 130
+    except (KeyboardInterrupt, click.Abort) as error:
+        return farewell(error.__cause__ or error)  # click's Abort has the signal as its cause
     except BgstatError as error:
         click.echo(f"gpu-bgstat: {error}", err=True)
         return 1

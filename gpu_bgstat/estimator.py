@@ -45,6 +45,7 @@ class BackgroundEstimator:
         """
         self.config = config or Config()
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self._plan = plan or Running(self.config)
         self._conform: Conformer | None = None
         self._ring: Ring | None = None
@@ -156,6 +157,7 @@ class BackgroundEstimator:
             resized=self._conform.resized,
             sample_bytes=count * self._conform.spec.bytes,
             warnings=(*self.warnings, *self._oddities()),
+            notes=tuple(self.notes),
             timings_s=timings,
         )
         return Background(background, reduced.variance, stable, heat, self._ring.samples, self.config, run)

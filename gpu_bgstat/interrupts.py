@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from typing import NoReturn
 
 LIMIT_S = 4.0  # to put things away, whatever hangs: a scheduler that waits 5 s finds the process gone
 _ECHO_S = 0.25  # `timeout` and some launchers send each signal twice: to the process, and to its group
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
@@ -30,9 +32,11 @@ class Terminated(KeyboardInterrupt):
 
 
 def install() -> None:
-    """From now on, signals end this process as above, also those that its parent had ignored. For the command alone."""
-    if isinstance(signal.getsignal(signal.SIGTERM), _Command):
-        return
+    """From now on, a signal ends this process with one line and its exit code, also one that the parent had ignored.
+
+    At once, outside of `raised`: while modules load, an exception may get lost or change its type, and there is nothing
+    to put away. For the command alone.
+    """
     command = _Command()
     ear, mouth = socket.socketpair()
     mouth.setblocking(False)
@@ -43,17 +47,23 @@ def install() -> None:
 
 
 @contextmanager
-def nothing_to_lose() -> Iterator[None]:
-    """In here, a signal ends the command at once: while modules load, an exception may come out as another, or get lost."""
+def raised() -> Iterator[None]:
+    """In here, the command's first signal is an exception in the main thread."""
     command = signal.getsignal(signal.SIGTERM)
-    if not isinstance(command, _Command):
-        yield
-        return
-    command.at_once = True
+    assert isinstance(command, _Command)
+    command.raises = True
     try:
         yield
     finally:
-        command.at_once = False
+        command.raises = False
+
+
+def farewell(error: BaseException) -> int:
+    """Says on stderr which signal it was; its exit code."""
+    number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+    with suppress(OSError, ValueError):  # nobody listens any more
+        print(_WORDS[number], file=sys.stderr, flush=True)
+    return EXIT_CODES[number]
 
 
 @contextmanager
@@ -101,14 +111,14 @@ def uninterrupted() -> Iterator[None]:
 
 
 class _Command:
-    """The command's handler: an exception with the first signal."""
+    """The command's handler."""
 
     def __init__(self) -> None:
+        self.raises = False
         self.heard = False
-        self.at_once = False
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        if self.at_once:
+        if not self.raises:
             _end(number)
         if not self.heard:
             self.heard = True
@@ -145,4 +155,4 @@ def _end(number: int) -> NoReturn:
     with suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:
             os.write(2, f"{_WORDS[signal.Signals(number)]}\n".encode())
-    os._exit(128 + number)
+    os._exit(EXIT_CODES[signal.Signals(number)])

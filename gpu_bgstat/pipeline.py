@@ -119,6 +119,7 @@ def _account(run: Run, recording: Source, clock: _Clock) -> Run:
         damaged=recording.damaged,
         dropped=recording.dropped,
         warnings=(*recording.warnings, *run.warnings),
+        notes=(*recording.notes, *run.notes),
         decoding=recording.decoding,
         timings_s={**clock.laps, **run.timings_s, "total": clock.total()},
     )

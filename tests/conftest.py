@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def device(request: pytest.FixtureRequest) -> str:
     """One test body, run on both backends."""
     return str(request.param)
+
+
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def stop(request: pytest.FixtureRequest) -> signal.Signals:
+    """What stops the command: Ctrl-C, and what schedulers send."""
+    return signal.Signals(request.param)
 
 
 @pytest.fixture

@@ -46,16 +46,20 @@ class _UnreachableError(SourceError):
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
-    """Ctrl-C while FFmpeg asks for bytes. PyAV would print a KeyboardInterrupt, and tell FFmpeg that the file ended."""
+    """A signal while FFmpeg asks for bytes. PyAV would print the exception, and tell FFmpeg that the file ended."""
+
+    def __init__(self, signal: KeyboardInterrupt) -> None:
+        super().__init__()
+        self.signal = signal
 
 
 @contextmanager
 def hearing_interrupts() -> Iterator[None]:
-    """What FFmpeg reads in here from a remote file, Ctrl-C stops as it does elsewhere."""
+    """What FFmpeg reads in here from a remote file, a signal stops as it does elsewhere."""
     try:
         yield
-    except Interrupted:
-        raise KeyboardInterrupt from None
+    except Interrupted as heard:
+        raise heard.signal from None
 
 
 class RemoteFile:
@@ -240,8 +244,8 @@ class _Reader(io.RawIOBase):
         self._failed = True
         try:
             data = self._file.read(self._at, len(buffer))
-        except KeyboardInterrupt:
-            raise Interrupted from None
+        except KeyboardInterrupt as signal:
+            raise Interrupted(signal) from None
         buffer[: len(data)] = data
         self._at += len(data)
         self._failed = False

@@ -95,6 +95,7 @@ class JoinedSource(Source):
         self.dropped = sum(part.dropped for part in self._parts)
         self.decoding = {"parts": [part.decoding for part in self._parts]}
         self.warnings = [f"{part.name}: {warning}" for part in self._parts for warning in part.warnings]
+        self.notes = [f"{part.name}: {note}" for part in self._parts for note in part.notes]
 
     def identity(self) -> dict[str, Any]:
         return {f"part {number}": part.identity() for number, part in enumerate(self._parts, 1)}

@@ -36,6 +36,7 @@ class Source(ABC):
         self.damaged = 0  # frames or packets among them that could not be decoded whole
         self.dropped = 0  # frames that were due, and came faster than they were collected: live sources only
         self.warnings: list[str] = []
+        self.notes: list[str] = []  # warnings about this machine rather than the recording
         self.decoding: dict[str, Any] = {}  # how the last read went about it, for the report
 
     @abstractmethod
@@ -54,7 +55,7 @@ class Source(ABC):
     def begin(self) -> None:
         """Forgets what the last read met."""
         self.seen = self.damaged = self.dropped = 0
-        self.warnings = []
+        self.warnings, self.notes = [], []
 
     def due(self, plan: Plan, frames: int) -> Iterator[int]:
         """The indices that are due, of `frames` frames without times; those between count as seen, and are not touched.

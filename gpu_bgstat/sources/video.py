@@ -175,7 +175,7 @@ class VideoSource(Source):
             why = self._why if index is None else "the samples are chosen while reading"
             self.decoding = {"way": "sequential", "why": why}
             if self._gpu is not None:
-                self.warnings.append("decoded on the CPU although decode=nvdec, since all is read from the beginning")
+                self.notes.append("decoded on the CPU although decode=nvdec, since all is read from the beginning")
             with hearing_interrupts():
                 yield from self._sequential(plan)
         else:
