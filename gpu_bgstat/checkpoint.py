@@ -31,6 +31,7 @@ from gpu_bgstat.backends.scratch import opened
 from gpu_bgstat.config import MEANS, Config
 from gpu_bgstat.errors import CheckpointError
 from gpu_bgstat.frames import FrameSpec, Sample
+from gpu_bgstat.interrupts import uninterrupted
 from gpu_bgstat.journal import Journal, sync_folder
 from gpu_bgstat.schedule import Planned
 from gpu_bgstat.version import __version__
@@ -64,7 +65,7 @@ class Reading(_Record):
 
 
 class Kept(_Record):
-    """One sample; its slot is its place among all."""
+    """One sample."""
 
     index: int
     time_s: float | None
@@ -76,6 +77,7 @@ class Commit(_Record):
 
     kind: Literal["commit"] = "commit"
     frame: tuple[int, int, int, str] | None  # width, height, channels and type of the recording's frames
+    first: int  # slot of the first of them
     samples: list[Kept]
     size: int  # bytes of the samples' file
     unsettled: list[int]
@@ -147,7 +149,9 @@ class Checkpoint:
         if commit.frame is not None:
             width, height, channels, dtype = commit.frame
             self.frame = FrameSpec(width, height, channels, np.dtype(dtype))
-        self.samples += [Sample(**kept.model_dump()) for kept in commit.samples]
+        if not 0 <= commit.first <= len(self.samples):
+            raise CheckpointError("its journal leaves samples out")
+        self.samples[commit.first :] = [Sample(**kept.model_dump()) for kept in commit.samples]
         self._unsettled = set(commit.unsettled)
         self.clipped, self.size = commit.clipped, commit.size
         self.source = self.source if commit.source is None else commit.source
@@ -210,14 +214,16 @@ class Checkpoint:
         there = {sample.index for sample in samples}
         record = Commit(
             frame=None if frame is None else (frame.width, frame.height, frame.channels, str(frame.dtype)),
+            first=self._told,
             samples=[Kept(**asdict(sample)) for sample in samples[self._told :]],
             size=os.fstat(self.file.fileno()).st_size,
             unsettled=sorted(unsettled & there),
             clipped=sorted(clipped),
             source=None if source == self.source else source,
         )
-        self._journal.append(record.model_dump())
-        self._told, self.source = len(samples), source
+        with uninterrupted():  # what the journal tells, and what this knows of it, go together
+            self._journal.append(record.model_dump())
+            self._told, self.source = len(samples), source
         now = time.monotonic()
         self._next = now + max(EVERY_S, _COMMITS_SHARE * (now - started))
 

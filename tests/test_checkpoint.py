@@ -137,6 +137,32 @@ def test_killed_at_random_moments(film: Path, mended: Path, tmp_path: Path) -> N
             same(outcomes[-1], want)
 
 
+def test_interrupted_right_after_any_record(mended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C may come when the journal tells already what the run does not know yet that it tells."""
+    film = mended.parent / "whole.mp4"
+    want = estimate(film, Config(every=6, device="cpu"))
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoint, "_COMMITS_SHARE", 0)
+    append = journal.Journal.append
+    for number in range(2, 14):
+        left = [number]
+
+        def interrupted_append(book: journal.Journal, record: dict[str, Any], left: list[int] = left) -> None:
+            append(book, record)
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(journal.Journal, "append", interrupted_append)
+        with pytest.raises(KeyboardInterrupt):
+            estimate(film, Config(every=6, device="cpu"), checkpoint=tmp_path / str(number))
+        monkeypatch.setattr(journal.Journal, "append", append)
+        got = estimate(film, Config(every=6, device="cpu"), checkpoint=tmp_path / str(number))
+        np.testing.assert_array_equal(got.background, want.background)
+        np.testing.assert_array_equal(got.variance, want.variance)
+        assert got.samples == want.samples
+
+
 def test_a_resumed_run_decodes_only_what_is_left(film: Path, tmp_path: Path) -> None:
     settings_ = config(every=1, decoders=1)
     (whole,) = in_turn([Run(str(film), settings_, str(tmp_path / "whole"))])
