@@ -1,4 +1,4 @@
-# make demo | test | test-gpu | test-kernels | lint | bench | bench-decode | bench-gpu | soak: each sets up all that it needs. PYTHON chooses the interpreter.
+# make demo | test | test-gpu | test-kernels | lint | bench | bench-decode | bench-memory | bench-gpu | soak: each sets up all that it needs. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ GPU_VENV ?= .venv-gpu
 CUPY ?= cupy-cuda12x
 STANDIN ?=
 
-.PHONY: demo test test-gpu test-kernels lint bench bench-decode bench-gpu soak clean
+.PHONY: demo test test-gpu test-kernels lint bench bench-decode bench-memory bench-gpu soak clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ bench: $(VENV)/.installed
 # Peers that are not installed are left out: bench/bench_decode.py says how to get them.
 bench-decode: $(VENV)/.installed
 	$(BIN)/python bench/bench_decode.py --json bench/decode.json
+
+# 15 GB of scratch file; as root the limit is a control group's.
+bench-memory: $(VENV)/.installed
+	$(BIN)/python bench/bench_memory.py --json bench/memory.json
 
 bench-gpu: $(GPU_VENV)/.installed
 	$(STANDIN) $(GPU_VENV)/bin/python bench/bench_gpu.py

@@ -173,7 +173,7 @@ def soak_pipe(frames: int, folder: Path) -> str:
     found = cv2.imread(str(folder / "background_est.png"))
     if found is None or not np.array_equal(found, wanted):
         raise SoakError("the background is not the median of the samples")
-    return f"{watch.judged()}; snapshots took {report['timings_s']['snapshots']:.1f} s; the median is right"
+    return f"{watch.judged()}; snapshots took {report['run']['timings_s']['snapshots']:.1f} s; the median is right"
 
 
 # --- the camera ----------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def soak_camera(seconds: float, folder: Path) -> str:
         with subprocess.Popen([*COMMAND, camera.url, *options]) as command:
             report = finished(command, folder)
         connections = len(camera.asked)
-    gaps = report["decoding"]["gaps"]
+    gaps = report["run"]["decoding"]["gaps"]
     if not connections - 1 <= gaps + 1 <= connections + 1 or gaps < 3:
         raise SoakError(f"{gaps} gaps in {connections} connections")
     expect("damaged", report["frames"]["damaged"], 0)

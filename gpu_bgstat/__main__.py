@@ -3,18 +3,20 @@
 import os
 import sys
 
+from gpu_bgstat import interrupts
+
 
 def main() -> int:
-    """Runs the command; Ctrl-C while it is still being loaded ends as later on."""
-    try:
-        from gpu_bgstat import cli  # noqa: PLC0415  (half a second)
+    """Runs the command; a signal while it is still being loaded ends it as later on."""
+    interrupts.install()
+    from gpu_bgstat import cli  # noqa: PLC0415  (half a second)
 
-        code = cli.main()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
-    if code == 130:
-        sys.stderr.flush()
+    try:
+        with interrupts.raised():
+            code = cli.main()
+    except KeyboardInterrupt as error:  # just before or after `cli` listens
+        code = interrupts.farewell(error)
+    if code in interrupts.EXIT_CODES.values():
         os._exit(code)  # a thread may still wait inside OpenCV, and would abort the process when the interpreter ends
     return code
 

@@ -1,6 +1,6 @@
 """The command: arguments → pipeline → exit code. No logic of its own.
 
-Exit codes: 0 done, 1 it failed and one line on stderr says why, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 it failed and one line on stderr says why, 2 wrong usage, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
@@ -20,14 +19,15 @@ import cv2
 
 from gpu_bgstat import device_table, doctor
 from gpu_bgstat.backends.devices import read_devices
+from gpu_bgstat.checkpoint import left_behind, remove
 from gpu_bgstat.config import PRESETS, Config
 from gpu_bgstat.demo import run_demo
 from gpu_bgstat.errors import BgstatError, ConfigError, SourceError
 from gpu_bgstat.forecast import forecast
 from gpu_bgstat.frames import Background
+from gpu_bgstat.interrupts import farewell
 from gpu_bgstat.media.addresses import is_url, without_secrets
-from gpu_bgstat.outputs import writable
-from gpu_bgstat.outputs.report import report_json
+from gpu_bgstat.outputs import saved_report, writable
 from gpu_bgstat.pipeline import estimate
 from gpu_bgstat.progress import Meter
 from gpu_bgstat.snapshots import Snapshots
@@ -35,6 +35,7 @@ from gpu_bgstat.sources import SourceLike
 from gpu_bgstat.sources.pipe import PIXEL_FORMATS, PipeSource
 from gpu_bgstat.version import __version__
 
+CHECKPOINT = ".checkpoint"  # in the folder for the results
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -61,6 +62,8 @@ def _setting_options(command: Command) -> Command:
         click.option("--reconnect", type=float, metavar="SECONDS", help=_help("reconnect")),
         click.option("--decode", type=click.Choice(["auto", "cpu", "nvdec"]), help=_help("decode")),
         click.option("--decoders", type=int, metavar="N", help=_help("decoders")),
+        click.option("--memory-limit", metavar="SIZE", help=_help("memory_limit")),
+        click.option("--scratch", type=click.Path(), metavar="DIR", help=_help("scratch")),
         click.option("--device", metavar="DEVICE", help=_help("device")),
         click.option("--preset", type=click.Choice(list(PRESETS)), default="default", help="where to begin"),
         click.option("--size", metavar="WxH", help="pixels: the size of raw frames on standard input"),
@@ -144,6 +147,8 @@ def cli() -> None:
     "--snapshot-every", type=float, metavar="SECONDS", help="write the results so far while collecting goes on"
 )
 @_setting_options
+@click.option("--resume", is_flag=True, help="go on where an interrupted run stopped; an interruption can be resumed")
+@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="DIR", help="--resume, with its files in DIR")
 @click.option("--json", "as_json", is_flag=True, help="print the report on stdout, and nothing else there")
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 def estimate_command(
@@ -153,6 +158,8 @@ def estimate_command(
     preset: str,
     size: str | None,
     pix: str | None,
+    resume: bool,
+    checkpoint: Path | None,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -168,12 +175,20 @@ def estimate_command(
         raise click.UsageError(f"{folder} is the source, whose next run would read the results: give another -o")
     snapshots = None if snapshot_every is None else _snapshots(snapshot_every, folder)
     _log_to_stderr(quiet)
+    if resume and checkpoint is None:
+        checkpoint = folder / CHECKPOINT
     with writable(folder):
+        if checkpoint is None and left_behind(folder / CHECKPOINT):
+            click.echo(
+                f"warning: {folder / CHECKPOINT} is left of an interrupted run: --resume goes on with it", err=True
+            )
         with Meter(shown=not quiet) as meter:
-            background = estimate(source, config, meter.update, snapshots)
+            background = estimate(source, config, meter.update, snapshots, checkpoint)
         background.save(folder)
+    if checkpoint is not None:
+        remove(checkpoint)
     if as_json:
-        click.echo(report_json(background), nl=False)  # bytes: UTF-8 whatever the terminal is
+        click.echo(saved_report(folder), nl=False)  # bytes: UTF-8 whatever the terminal is
     if not quiet:
         _tell(background, folder, to_stderr=as_json)
 
@@ -181,7 +196,7 @@ def estimate_command(
 def _tell(background: Background, folder: Path, to_stderr: bool) -> None:
     """The few lines that end an estimate."""
     run = background.run
-    for warning in run.warnings:
+    for warning in (*run.warnings, *run.notes):
         click.echo(f"warning: {warning}", err=True)
     click.echo(
         f"{len(background.samples)} samples of {run.frames_seen} frames in {run.timings_s['total']:.1f} s "
@@ -252,7 +267,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     hush_opencv()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     stdout: Any = sys.stdout
     if isinstance(stdout, TextIOWrapper):
         stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal's encoding lacks
@@ -267,9 +281,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return 1
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        return 130
+    except (KeyboardInterrupt, click.Abort) as error:
+        return farewell(error.__cause__ or error)  # click's Abort has the signal as its cause
     except BgstatError as error:
         click.echo(f"gpu-bgstat: {error}", err=True)
         return 1

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import re
+from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from gpu_bgstat.errors import ConfigError
 
+MEANS = ("decode", "decoders", "memory_limit", "scratch", "device")  # how; the result does not depend on them
 MAX_SAMPLES_LIMIT = 65_535  # keeps T * sum(x**2) of 16-bit samples below 2**64 and counts within uint16
 
 _CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>[0-5]?\d):(?P<s>[0-5]?\d(?:\.\d+)?)$")
 _DEVICE = re.compile(r"auto|cpu|gpu(:all|:\d{1,3}(,\d{1,3})*)?")
 _FRAME_NUMBER = re.compile(r"(?P<n>\d+)f$")
+_SIZE = re.compile(r"(?P<number>\d{1,20}(?:\.\d{1,9})?)\s*(?:(?P<prefix>[kmgtKMGT])(?P<binary>i)?)?[bB]?")
 
 
 def position(value: Any) -> float | str:
@@ -61,10 +65,26 @@ def _rectangle(value: Any) -> Any:
     return parts
 
 
+def _folder(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def _device(value: Any) -> Any:
     if not isinstance(value, str) or not _DEVICE.fullmatch(value):
         raise ValueError("no such device")
     return value
+
+
+def memory_size(value: Any) -> int:
+    """Bytes: 4000000000, "4GB", "1.5 GB", "512MiB" (K, M, G and T stand for powers of 1000, with an i of 1024).
+
+    Raises ValueError on anything else.
+    """
+    size = _SIZE.fullmatch(str(value).strip())
+    if isinstance(value, bool | float) or size is None:
+        raise ValueError("must be bytes, such as 4GB, 512MiB or 4000000000")
+    base = 1024 if size["binary"] else 1000
+    return int(Fraction(size["number"]) * base ** " kmgt".index((size["prefix"] or " ").lower()))
 
 
 Position = Annotated[float | str, BeforeValidator(position)]
@@ -132,6 +152,15 @@ class Config(BaseModel):
         ge=1,
         le=256,
         description="how many decoders work beside each other; default: one a core, as memory allows",
+    )
+    memory_limit: Annotated[int, BeforeValidator(memory_size)] | None = Field(
+        None,
+        ge=1,
+        description="bytes, such as 4GB or 512MiB: memory that the process may take; samples that do not fit go into a "
+        "scratch file; default: three quarters of what is free",
+    )
+    scratch: Annotated[str, BeforeValidator(_folder)] | None = Field(
+        None, description="folder for the scratch file; default: the system's for temporary files, if it is on a disk"
     )
     device: Annotated[str, BeforeValidator(_device)] = Field(
         "auto",

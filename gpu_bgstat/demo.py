@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -17,6 +16,7 @@ from gpu_bgstat.config import Config
 from gpu_bgstat.errors import OutputError
 from gpu_bgstat.frames import Background, Image
 from gpu_bgstat.outputs import save, writable
+from gpu_bgstat.outputs.drafts import draft_of
 from gpu_bgstat.outputs.pictures import colored, encode
 from gpu_bgstat.pipeline import Progress, estimate
 
@@ -28,7 +28,8 @@ def run_demo(folder: Path, seconds: int, on_progress: Callable[[Progress], None]
     """
     arena = Arena()
     count = seconds * arena.frames_per_s
-    recording, draft = folder / "arena.mp4", folder / f".{os.getpid()}.part.mp4"
+    recording = folder / "arena.mp4"
+    draft = draft_of(recording, ".mp4")
     with writable(folder):
         try:
             if recording.is_dir():
@@ -38,9 +39,12 @@ def run_demo(folder: Path, seconds: int, on_progress: Callable[[Progress], None]
             background = estimate(draft, Config(every=max(1, count // 180)), on_progress)
             background = replace(background, run=replace(background.run, source=str(recording)))
             frame = next(islice(arena.frames(count), count - 1, None))
-            pictures = {"truth.png": encode(".png", truth), "demo.png": encode(".png", panel(frame, background))}
-            save(background, folder, pictures)
-            draft.replace(recording)
+            others: dict[str, bytes | Path] = {
+                "arena.mp4": draft,
+                "truth.png": encode(".png", truth),
+                "demo.png": encode(".png", panel(frame, background)),
+            }
+            save(background, folder, others)
         except (OSError, av.error.FFmpegError) as error:
             raise OutputError(
                 f"{folder} cannot be written to ({error.strerror}): give another folder with -o"

@@ -25,5 +25,13 @@ class DeviceError(BgstatError):
     """The device asked for is not there, or failed."""
 
 
+class ScratchError(BgstatError):
+    """The file that holds samples outside of memory cannot be made, written or read."""
+
+
+class CheckpointError(BgstatError):
+    """A checkpoint cannot be written, or is not one of this estimate."""
+
+
 class OutputError(BgstatError):
     """A result could not be written; what stood there before is untouched."""

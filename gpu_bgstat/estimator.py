@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Sequence
+from io import FileIO
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import cv2
 
 from gpu_bgstat import backends
+from gpu_bgstat.backends.room import Room, default_limit
 from gpu_bgstat.config import Config
 from gpu_bgstat.conform import Conformer
-from gpu_bgstat.errors import BgstatError, DeviceError, TooFewSamplesError
+from gpu_bgstat.errors import BgstatError, TooFewSamplesError
 from gpu_bgstat.finalize import finalize, middle_ranks
 from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Run, Sample
 from gpu_bgstat.ring import Ring
@@ -32,46 +36,46 @@ class BackgroundEstimator:
     Nothing is allocated, and no device is touched, before `setup` or the first sample.
     """
 
-    def __init__(self, config: Config | None = None, *, plan: Planned | Running | None = None) -> None:
-        """`plan` replaces the schedule that `config` describes, where the recording's length is known."""
+    def __init__(
+        self, config: Config | None = None, *, plan: Planned | Running | None = None, kept: FileIO | None = None
+    ) -> None:
+        """`plan` replaces the schedule that `config` describes, where the recording's length is known.
+
+        kept  an open file that the samples go into, to outlive the process (see `checkpoint`)
+        """
         self.config = config or Config()
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self._plan = plan or Running(self.config)
         self._conform: Conformer | None = None
         self._ring: Ring | None = None
+        self._kept = kept
         self._closed = False
         self._seen = 0
+        self.frame_spec: FrameSpec | None = None  # of the recording's frames; known with the first one
 
     def setup(self, spec: FrameSpec) -> None:
         """Selects the device and allocates the ring for frames of this spec; `add` does it with its first frame.
 
-        Raises ConfigError if the region of interest does not fit, DeviceError if the samples do not.
+        Raises ConfigError if the region of interest does not fit or memory_limit is too little, DeviceError or
+        ScratchError if there is no room for the samples.
         """
         self._check_open()
         if self._ring is not None:
             raise BgstatError("setup was called before: one estimator is for one recording")
+        self.frame_spec = spec
         conform = Conformer(spec, self.config)
         backend = backends.select(self.config.device)
         _LOG.info("device: %s", backend.why)
         slots = self.config.max_samples
         if isinstance(self._plan, Planned):
             slots = max(1, len(self._plan.indices))
-        self._check_memory(slots * conform.spec.bytes, backend.free_bytes())
         self._conform = conform
-        self._ring = Ring(backend, slots, conform.spec)
+        self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, self._kept))
 
     def _check_open(self) -> None:
         if self._closed:
             raise BgstatError("the estimator was closed and its samples are gone: make a new one")
-
-    def _check_memory(self, need: int, free: int | None) -> None:
-        if free is None or need <= free:
-            return
-        sizes = f"the samples need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free"
-        advice = "lower max_samples, or use gray or a roi"
-        if isinstance(self._plan, Planned):
-            raise DeviceError(f"{sizes}: {advice}")
-        self.warnings.append(f"when the ring is full, {sizes}: {advice}")
 
     def collect(self, frame: Image, index: int | None = None, time_s: float | None = None) -> bool:
         """Shows a frame to the schedule, which may take it as a sample; returns whether it did.
@@ -102,6 +106,28 @@ class BackgroundEstimator:
         self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness))
         return True
 
+    def recall(self, spec: FrameSpec, samples: Sequence[Sample], clipped: Iterable[str]) -> None:
+        """Takes the samples that lie in the kept file already, in order of their slots, for frames of this spec."""
+        self.setup(spec)
+        assert self._ring is not None and self._conform is not None
+        self._ring.recall(samples)
+        self._conform.clipped.update(clipped)
+
+    def sync(self) -> None:
+        """Returns when the samples in a file are on its disk."""
+        if self._ring is not None:
+            self._ring.sync()
+
+    @property
+    def slots(self) -> tuple[Sample, ...]:
+        """The samples in order of their slots."""
+        return self._ring.slots if self._ring else ()
+
+    @property
+    def clipped(self) -> set[str]:
+        """Types of frames that had to be clipped."""
+        return self._conform.clipped if self._conform else set()
+
     @property
     def kept(self) -> int:
         """How many samples there are now."""
@@ -131,6 +157,7 @@ class BackgroundEstimator:
             resized=self._conform.resized,
             sample_bytes=count * self._conform.spec.bytes,
             warnings=(*self.warnings, *self._oddities()),
+            notes=tuple(self.notes),
             timings_s=timings,
         )
         return Background(background, reduced.variance, stable, heat, self._ring.samples, self.config, run)
@@ -160,3 +187,9 @@ class BackgroundEstimator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def room_for(spec: FrameSpec, config: Config, kept: FileIO | None = None) -> Room:
+    """What the host may give to a ring of samples of this spec; raises ConfigError if memory_limit is too little."""
+    folder = Path(config.scratch) if config.scratch else None
+    return Room.within(default_limit(config.memory_limit), spec, folder, kept)

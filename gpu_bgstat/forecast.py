@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpu_bgstat import backends, schedule
+from gpu_bgstat.backends.memory import free_host_bytes
 from gpu_bgstat.config import Config
 from gpu_bgstat.conform import Conformer
+from gpu_bgstat.estimator import room_for
 from gpu_bgstat.sources import SourceLike, open_source
 
 
@@ -76,8 +78,8 @@ def forecast(source: SourceLike, config: Config) -> Forecast:
             last_s=float(times[indices[-1]]) if indices and times is not None else None,
             sample_spec=str(spec) if spec else None,
             sample_bytes=slots * spec.bytes if spec else None,
-            free_bytes=backend.free_bytes(),
+            free_bytes=free_host_bytes(),
             way=recording.way(plan),
             device=backend.why,
-            samples_lie=backend.forecast(max(1, slots), spec) if spec else None,
+            samples_lie=backend.forecast(max(1, slots), spec, room_for(spec, config)) if spec else None,
         )

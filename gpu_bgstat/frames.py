@@ -94,6 +94,10 @@ class Plan(Protocol):
         """All of them in order, or None where only asking frame by frame can tell."""
 
     @property
+    def chosen(self) -> Sequence[int] | None:
+        """These, and those that an interrupted reading has got already."""
+
+    @property
     def any_order(self) -> bool:
         """Whether frames may come in another order than that of their indices."""
 
@@ -128,7 +132,8 @@ class Run:
     dropped: int = 0  # by a live source, because collecting was slower
     resized: int = 0
     sample_bytes: int = 0
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # about the recording
+    notes: tuple[str, ...] = ()  # about this machine: elsewhere, they may not hold
     decoding: dict[str, Any] = field(default_factory=dict)  # which way the frames were got, and why
     timings_s: dict[str, float] = field(default_factory=dict)  # stage -> seconds
     snapshot: bool = False  # taken while collecting went on: there will be more samples

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from gpu_bgstat import schedule
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.estimator import BackgroundEstimator
 from gpu_bgstat.frames import Background, Run
+from gpu_bgstat.resume import Resume
 from gpu_bgstat.schedule import Planned, Running
 from gpu_bgstat.snapshots import Album, Snapshots
 from gpu_bgstat.sources import SourceLike, open_source
@@ -36,27 +38,37 @@ def estimate(
     config: Config | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     snapshots: Snapshots | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Background:
     """The background of a recording: a path, a glob, a list of paths, an array (T, H, W[, C]), frames, a camera.
 
     on_progress  called after each sample
     snapshots    what to do now and then with the background so far
-    Raises SourceError, ConfigError, DeviceError or TooFewSamplesError; nothing is written.
+    checkpoint   a folder: what an interrupted run has left there goes on, and an interruption leaves there what is
+                 needed to go on, up to the last seconds. It stays when all is done; `checkpoint.remove` removes it
+
+    Raises SourceError, ConfigError, DeviceError, ScratchError, CheckpointError or TooFewSamplesError.
     """
     config = config or Config()
     clock, album = _Clock(), Album(snapshots)
-    with closing(open_source(source, config)) as recording:
+    with (
+        closing(open_source(source, config)) as recording,
+        closing(Resume(checkpoint, recording, config)) as resume,
+    ):
         recording.check(config)
         plan = schedule.plan(recording.timeline, config)
         clock.lap("open")
         notes: list[str] = []
         for readings_left in reversed(range(_MOST_READINGS)):
-            with BackgroundEstimator(config, plan=plan) as estimator:
+            with BackgroundEstimator(config, plan=plan, kept=resume.file) as estimator:
                 estimator.warnings.extend([*notes, *plan.notes])
+                rest = resume.rest(plan, estimator)
                 try:
-                    for _ in _collected(recording, plan, estimator, on_progress):
-                        if album.due() and estimator.kept > 1:
-                            _show(album, estimator, recording, clock)
+                    with resume.keeping(estimator) as keep:
+                        for _ in _collected(recording, rest, estimator, on_progress):
+                            keep()
+                            if album.due() and estimator.kept > 1:
+                                _show(album, estimator, recording, clock)
                 except ReadAgainError as news:
                     _LOG.info("%s", news)
                     plan = schedule.plan(recording.timeline, config)
@@ -107,6 +119,7 @@ def _account(run: Run, recording: Source, clock: _Clock) -> Run:
         damaged=recording.damaged,
         dropped=recording.dropped,
         warnings=(*recording.warnings, *run.warnings),
+        notes=(*recording.notes, *run.notes),
         decoding=recording.decoding,
         timings_s={**clock.laps, **run.timings_s, "total": clock.total()},
     )

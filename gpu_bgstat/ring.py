@@ -12,16 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gpu_bgstat.backends.backend import Backend, Reduced
+from gpu_bgstat.backends.room import ANYWHERE, Room
 from gpu_bgstat.frames import FrameSpec, Image, Sample
 
 
 class Ring:
     """`slots` samples of one spec. Adding to a full ring overwrites the oldest sample."""
 
-    def __init__(self, backend: Backend, slots: int, spec: FrameSpec) -> None:
+    def __init__(self, backend: Backend, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> None:
         self._slots = slots
-        self._store = backend.store(slots, spec)
+        self._store = backend.store(slots, spec, room)
         self._samples: list[Sample] = []
+        self._again: dict[int, int] = {}  # index of a sample that may come once more -> its slot
         self._oldest = 0  # the slot that is overwritten next, once the ring is full
 
     @property
@@ -42,6 +44,11 @@ class Ring:
         return tuple(sorted(self._samples, key=lambda sample: sample.index))
 
     def add(self, pixels: Image, sample: Sample) -> None:
+        """Takes a sample; one that `recall` knows, and that was read once more, takes its old place."""
+        if (slot := self._again.pop(sample.index, None)) is not None:
+            self._store.put(slot, pixels)
+            self._samples[slot] = sample
+            return
         if not self.full:
             self._store.put(len(self._samples), pixels)
             self._samples.append(sample)
@@ -49,6 +56,20 @@ class Ring:
         self._store.put(self._oldest, pixels)
         self._samples[self._oldest] = sample
         self._oldest = (self._oldest + 1) % self._slots
+
+    def recall(self, samples: Sequence[Sample]) -> None:
+        """Takes the samples that a file held when it was opened: the first slots, in this order."""
+        self._samples = list(samples)
+        self._again = {sample.index: slot for slot, sample in enumerate(samples)}
+
+    @property
+    def slots(self) -> tuple[Sample, ...]:
+        """The live samples in order of their slots."""
+        return tuple(self._samples)
+
+    def sync(self) -> None:
+        """Returns when all samples in a file are on its disk."""
+        self._store.sync()
 
     def thin(self, survives: Callable[[int], bool]) -> None:
         """Drops every sample whose index does not survive; moves at most as many samples as are dropped."""

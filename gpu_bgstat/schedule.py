@@ -40,7 +40,7 @@ class Planned:
     def __init__(
         self, indices: Sequence[int], stop: int, *, any_order: bool = False, notes: Sequence[str] = ()
     ) -> None:
-        self.indices = tuple(indices)
+        self.indices = self.chosen = tuple(indices)
         self.any_order = any_order  # the ring has a slot for each sample, and does not care which comes first
         self.notes = tuple(notes)  # what the user should be told of the choice
         self.stop = stop  # reading goes on to here, to learn whether the recording is as long as foretold
@@ -54,11 +54,19 @@ class Planned:
     def over(self, index: int, time_s: float | None) -> bool:
         return index >= self.stop
 
+    def without(self, indices: set[int]) -> Planned:
+        """What is left to read when these samples are there already."""
+        left = [index for index in self.indices if index not in indices]
+        rest = Planned(left, self.stop, any_order=self.any_order, notes=self.notes)
+        rest.chosen = self.chosen
+        return rest
+
 
 class Running:
     """A plan for a recording of unknown length: each frame is judged as it comes."""
 
     indices: None = None
+    chosen: None = None
     any_order = False  # `recent` drops the oldest, and thinning goes by what was seen
 
     def __init__(self, config: Config) -> None:

@@ -236,7 +236,7 @@ def test_each_option_reaches_the_estimate(
     code, out, _ = outcome(capfd, "estimate", film, "-o", tmp_path, "--json", *arguments)
     assert code == 0
     told = json.loads(out)
-    assert told["config"] == config.model_dump(mode="json")
+    assert {**told["config"], **told["run"]["config"]} == config.model_dump(mode="json")
     indices = [sample["index"] for sample in told["samples"]]
     assert indices == SAMPLED.get(name, list(range(8, 90, 9)))
     found = background_of(tmp_path)
@@ -408,17 +408,17 @@ class Child:
         self.process.stdout.close()
         return self.process.wait(60)
 
-    def interrupt(self) -> None:
-        """Ctrl-C: exit code 130 within a second, one line, no traceback."""
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """A signal: exit code 130 or 143 within a second, one line, no traceback."""
+        code, word = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}[number]
         assert self.process.poll() is None, self.told
         started = time.monotonic()
-        self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(30)
+        self.process.send_signal(number)
+        assert self.process.wait(30) == code
         took = time.monotonic() - started
-        assert code == 130
         assert took < STOPS_WITHIN_S, f"it took {took:.2f} s"
         self.end()
-        assert self.told.decode().split()[-1] == "interrupted"
+        assert self.told.decode().split()[-1] == word
         assert b"Traceback" not in self.told and b"Exception" not in self.told
         assert self.out == b""
 
@@ -513,7 +513,7 @@ def earlier(tmp_path: Path) -> Path:
 EVERYTHING = ["--every", "1", "--max-samples", "60000", "--gray", "--roi", "0,0,64,48"]
 
 
-def test_interrupted_while_decoding_into_a_new_folder(long_film: Path, tmp_path: Path) -> None:
+def test_interrupted_while_decoding_into_a_new_folder(long_film: Path, tmp_path: Path, stop: signal.Signals) -> None:
     """As soon as the bar shows samples; the folders that the command made are gone."""
     child = Child(
         ["estimate", *[long_film] * 60, *EVERYTHING, "-o", tmp_path / "a" / "b" / "c"],
@@ -521,11 +521,13 @@ def test_interrupted_while_decoding_into_a_new_folder(long_film: Path, tmp_path:
     )
     child.wait_for(b"frames/s")
     assert (tmp_path / "a" / "b" / "c").is_dir()
-    child.interrupt()
+    child.stop(stop)
     assert tree(tmp_path) == {}
 
 
-def test_interrupted_while_decoding_into_an_old_folder(long_film: Path, tmp_path: Path, earlier: Path) -> None:
+def test_interrupted_while_decoding_into_an_old_folder(
+    long_film: Path, tmp_path: Path, earlier: Path, stop: signal.Signals
+) -> None:
     """Later on, when the bar has moved; what was there stays as it was, to the byte."""
     before = tree(tmp_path)
     child = Child(["estimate", *[long_film] * 60, *EVERYTHING, "-o", earlier, "--json"], terminal=True)
@@ -533,16 +535,16 @@ def test_interrupted_while_decoding_into_an_old_folder(long_film: Path, tmp_path
     said = len(child.told)
     while len(child.told) < said + 2000:  # the bar is drawn ten times a second
         assert child._more(10), "it ended too early"
-    child.interrupt()
+    child.stop(stop)
     assert tree(tmp_path) == before
 
 
-def test_interrupted_while_opening(tmp_path: Path, long_film: Path) -> None:
+def test_interrupted_while_opening(tmp_path: Path, long_film: Path, stop: signal.Signals) -> None:
     """At the first sign of life, the new folder, which comes before any decoding."""
     child = Child(["estimate", *[long_film] * 90, "--every", "1", "--quiet", "-o", tmp_path / "new"])
     while not (tmp_path / "new").exists():
         assert child.process.poll() is None
-    child.interrupt()
+    child.stop(stop)
     assert tree(tmp_path) == {}
 
 
@@ -554,7 +556,7 @@ def feed(write: int, data: bytes, size: int) -> None:
             view = view[os.write(write, view) :]
 
 
-def test_interrupted_while_computing(tmp_path: Path, earlier: Path) -> None:
+def test_interrupted_while_computing(tmp_path: Path, earlier: Path, stop: signal.Signals) -> None:
     """The last frame has been read: what goes on is the reduction of 400 MB of noise."""
     before = tree(tmp_path)
     reading, writing = os.pipe()
@@ -574,12 +576,12 @@ def test_interrupted_while_computing(tmp_path: Path, earlier: Path) -> None:
     os.close(reading)
     feed(writing, np.random.default_rng(0).bytes(1920 * 1080 + 1), 200 * 1920 * 1080)
     os.close(writing)
-    child.interrupt()
+    child.stop(stop)
     assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_interrupted_while_waiting_for_a_pipe(quiet: bool, tmp_path: Path, earlier: Path) -> None:
+def test_interrupted_while_waiting_for_a_pipe(quiet: bool, tmp_path: Path, earlier: Path, stop: signal.Signals) -> None:
     """The writer stops in the middle of a frame, and the command waits for the rest."""
     before = tree(tmp_path)
     reading, writing = os.pipe()
@@ -587,18 +589,18 @@ def test_interrupted_while_waiting_for_a_pipe(quiet: bool, tmp_path: Path, earli
     child = Child([*arguments, "--quiet"] if quiet else arguments, stdin=reading)
     os.close(reading)
     feed(writing, bytes(range(256)), 1_000_123)
-    child.interrupt()
+    child.stop(stop)
     os.close(writing)
     assert tree(tmp_path) == before
 
 
-def test_interrupted_before_the_pipe_gives_anything(tmp_path: Path) -> None:
+def test_interrupted_before_the_pipe_gives_anything(tmp_path: Path, stop: signal.Signals) -> None:
     reading, writing = os.pipe()
     child = Child(["estimate", "-", "--size", "9x9", "--pix", "gray", "-o", tmp_path / "new"], stdin=reading)
     os.close(reading)
     while not (tmp_path / "new").exists():
         assert child.process.poll() is None
-    child.interrupt()
+    child.stop(stop)
     os.close(writing)
     assert tree(tmp_path) == {}
 
@@ -610,7 +612,7 @@ def listening() -> Iterator[socket.socket]:
         yield server
 
 
-def test_interrupted_while_a_url_is_silent(tmp_path: Path) -> None:
+def test_interrupted_while_a_url_is_silent(tmp_path: Path, stop: signal.Signals) -> None:
     """The server takes the call and says nothing. OpenCV waits ten seconds and hears no Ctrl-C; the command does."""
     with listening() as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/stream.mjpg"
@@ -618,11 +620,11 @@ def test_interrupted_while_a_url_is_silent(tmp_path: Path) -> None:
         connection, _ = server.accept()
         with connection:
             assert connection.recv(4) == b"GET "
-            child.interrupt()
+            child.stop(stop)
     assert tree(tmp_path) == {}
 
 
-def test_interrupted_while_a_stream_stalls(tmp_path: Path) -> None:
+def test_interrupted_while_a_stream_stalls(tmp_path: Path, stop: signal.Signals) -> None:
     """The camera sends frames, of which the bar tells, and then no more."""
     jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
     part = f"--f\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n".encode() + jpeg + b"\r\n"
@@ -648,18 +650,18 @@ def test_interrupted_while_a_stream_stalls(tmp_path: Path) -> None:
         camera.start()
         child.wait_for(b"frames/s")
         assert stalled.wait(60)
-        child.interrupt()
+        child.stop(stop)
         camera.join()
         connection.close()
     assert tree(tmp_path) == {}
 
 
-def test_interrupted_demo(tmp_path: Path) -> None:
+def test_interrupted_demo(tmp_path: Path, stop: signal.Signals) -> None:
     """While it films: the half-written film is gone too."""
     child = Child(["demo", "--seconds", "600", "-o", tmp_path / "demo"])
     while not any(path.stat().st_size for path in tmp_path.glob("demo/.*.mp4")):
         assert child.process.poll() is None
-    child.interrupt()
+    child.stop(stop)
     assert tree(tmp_path) == {}
 
 
@@ -688,34 +690,32 @@ def test_ctrl_c_while_the_drafts_are_written(film: Path, earlier: Path, monkeypa
     """None is renamed, and no draft stays."""
     background = estimate(film, Config(every=9))
     before = tree(earlier)
-    write, written = Path.write_bytes, []
+    sync, synced = os.fsync, []
 
-    def interrupting(path: Path, data: Any) -> int:
-        written.append(path)
-        size = write(path, data)
-        if len(written) == 3:
+    def interrupting(handle: int) -> None:
+        synced.append(handle)
+        sync(handle)
+        if len(synced) == 3:
             signal.raise_signal(signal.SIGINT)
-        return size
 
-    monkeypatch.setattr(Path, "write_bytes", interrupting)
+    monkeypatch.setattr(os, "fsync", interrupting)
     with pytest.raises(KeyboardInterrupt):
         save(background, earlier)
-    monkeypatch.undo()
-    assert len(written) == 3
+    assert len(synced) == 3
     assert tree(earlier) == before
 
 
-def test_ctrl_c_reaches_a_background_job(tmp_path: Path) -> None:
-    """A shell starts `command &` with SIGINT ignored; the command hears it all the same."""
+def test_a_signal_reaches_a_background_job(tmp_path: Path, stop: signal.Signals) -> None:
+    """A shell starts `command &` with SIGINT ignored, and nohup may do more; the command hears signals all the same."""
     reading, writing = os.pipe()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(stop, signal.SIG_IGN)
     try:
         child = Child(["estimate", "-", "--size", "100x100", "--pix", "gray", "-o", tmp_path / "new"], stdin=reading)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(stop, before)
     os.close(reading)
     feed(writing, b"\0", 300_000)
-    child.interrupt()
+    child.stop(stop)
     os.close(writing)
     assert tree(tmp_path) == {}
 

@@ -99,3 +99,15 @@ def test_pictures_and_pages_that_the_documents_point_to_exist() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+def test_every_fault_names_tests_that_exist() -> None:
+    """docs/reliability.md: each row ends with tests, `file::name`."""
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in page.split("| fault |")[1].splitlines()[2:] if line.startswith("|")]
+    assert len(rows) > 15
+    for row in rows:
+        named = re.findall(r"`(\w+\.py)::(\w+)`", row)
+        assert named, row
+        for file, name in named:
+            assert re.search(rf"def {name}\(", (ROOT / "tests" / file).read_text(encoding="utf-8")), f"{file}::{name}"

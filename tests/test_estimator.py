@@ -252,12 +252,11 @@ def test_a_gpu_asked_for_is_never_replaced_silently() -> None:
         estimate(np.zeros((3, 5, 10), np.uint8), Config(every=1, device="gpu"))
 
 
-def test_more_samples_than_memory_are_refused_before_the_first() -> None:
-    """A planned ring of 65,535 frames of 40,000 x 40,000 pixels cannot be; one of unknown length may never fill."""
-    frame = np.broadcast_to(np.zeros((), np.uint8), (40_000, 40_000))
-    stack = np.broadcast_to(frame, (65_535, 40_000, 40_000))
-    with pytest.raises(DeviceError, match="lower max_samples"):
-        estimate(stack, Config(every=1, max_samples=65_535))
+def test_frames_beyond_memory_are_refused_before_the_first_sample() -> None:
+    """Even one frame of 40,000 x 40,000 pixels needs results of more bytes than this."""
+    stack = np.broadcast_to(np.zeros((), np.uint8), (65_535, 40_000, 40_000))
+    with pytest.raises(ConfigError, match=r"2.0 GB of memory \(memory_limit\) are too little: .* raise the limit"):
+        estimate(stack, Config(every=1, max_samples=65_535, memory_limit="2GB"))
 
 
 def test_a_fork_before_setup_is_safe() -> None:

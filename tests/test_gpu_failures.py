@@ -18,7 +18,7 @@ from gpu_bgstat import BackgroundEstimator, Config, FrameSpec, estimate
 from gpu_bgstat.backends import gpu, kernels, select
 from gpu_bgstat.backends.cuda import cupy, visible
 from gpu_bgstat.backends.placement import Placement, placements
-from gpu_bgstat.errors import DeviceError
+from gpu_bgstat.errors import ConfigError, DeviceError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("memory_comes_back")]
 FRAMES = scene((9, 24, 20, 3), "uint8", "visited")
@@ -106,9 +106,8 @@ def test_no_plan_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert select("gpu").forecast(9, spec).startswith(refusal)
     assert outcome("auto").startswith("right: cpu, ")
     assert select("auto").forecast(9, spec).startswith(f"cpu, because {refusal}")
-    monkeypatch.setattr("gpu_bgstat.backends.cpu.free_host_bytes", lambda: 1000)
-    with pytest.raises(DeviceError, match=r"lower max_samples, .*; on the CPU, 0.0 MB of memory are free"):
-        estimate(FRAMES, Config(every=1, device="auto"))
+    with pytest.raises(ConfigError, match=r"0.0 MB of memory \(memory_limit\) are too little"):
+        estimate(FRAMES, Config(every=1, device="auto", memory_limit=1000))
 
 
 def test_a_device_that_gives_no_context_is_left_out(

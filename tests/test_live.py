@@ -294,7 +294,7 @@ def test_an_error_of_the_plan_comes_from_the_reading(hasty: None) -> None:
     """A range that the reading thread finds to be impossible is told where the estimate was asked for."""
 
     class Impossible:
-        indices = None
+        indices = chosen = None
         any_order = False
 
         def due(self, index: int, time_s: float | None) -> bool:
@@ -312,7 +312,7 @@ def test_an_error_of_the_plan_comes_from_the_reading(hasty: None) -> None:
 
 def test_reading_twice_begins_anew(hasty: None) -> None:
     class Five:
-        indices = None
+        indices = chosen = None
         any_order = False
 
         def due(self, index: int, time_s: float | None) -> bool:
@@ -362,7 +362,7 @@ def test_interrupted_while_a_stream_is_away(tmp_path: Path) -> None:
             ["estimate", camera.url, "--every", "1", "--duration", "600", "--reconnect", "300", "-o", tmp_path / "new"]
         )
         child.wait_for(b"dropped out after")
-        child.interrupt()
+        child.stop()
     assert tree(tmp_path) == {}
 
 
@@ -505,7 +505,7 @@ def test_the_last_snapshot_stays_when_the_run_is_interrupted(tmp_path: Path) -> 
     piped.feed(10, 20)
     piped.wait_for_samples(2)
     before = tree(tmp_path)
-    piped.child.interrupt()
+    piped.child.stop()
     os.close(piped.writing)
     assert tree(tmp_path) == before
     assert report_of(tmp_path / "deep" / "out")["snapshot"] is True

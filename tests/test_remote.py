@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import signal
 import sys
 import threading
 import time
@@ -373,12 +374,12 @@ def test_one_error_ends_all_waiting(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["front.mp4", "behind.mp4", "clip.mkv"])
-def test_interrupted_while_the_server_stalls(name: str, server: Server, tmp_path: Path) -> None:
+def test_interrupted_while_the_server_stalls(name: str, server: Server, tmp_path: Path, stop: signal.Signals) -> None:
     """Decoders wait (the tables are in front), or the reader does, inside FFmpeg."""
     server.fault = far(HEAD, stall(server))
     child = Child(["estimate", f"{server.url}/{name}", "--every", "100", "-o", tmp_path / "out", "--quiet"])
     assert server.stalled.wait(30)
-    child.interrupt()
+    child.stop(stop)
     assert not (tmp_path / "out").exists()
 
 

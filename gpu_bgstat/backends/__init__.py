@@ -4,6 +4,7 @@ backend    what a device must offer
 cpu        the specification, and a block in memory;   tiles ► moments, order: the reductions in NumPy
 gpu        plans and parts;   placement: the plans;   lanes ► residence: one device's part;   kernels or plain: its
            reductions;   cuda: memory and errors;   devices: NVML;   checkup: what the doctor looks at
+room       so much of the host's memory, or a scratch file;   scratch: samples in a file;   memory: how much there is
 nvdec      pictures of the hardware decoder;   colors: matrices;   trial: whether it gives the CPU's bits
 """
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_bgstat.backends.room import ANYWHERE, Room
 from gpu_bgstat.frames import FrameSpec, Image
 
 
@@ -35,6 +36,9 @@ class Store(Protocol):
     def move(self, source: int, target: int) -> None:
         """Copies one slot over another, on the device."""
 
+    def sync(self) -> None:
+        """Returns when all samples in a file are on its disk; nothing to do for others."""
+
     def reduce(self, count: int, ranks: Sequence[int]) -> Reduced:
         """Statistics over slots 0 .. count-1; the store is unchanged and can go on filling."""
 
@@ -47,11 +51,8 @@ class Backend(Protocol):
 
     why: str  # one line: which one, and why
 
-    def free_bytes(self) -> int | None:
-        """Memory that a store may take now; None if only `store` can tell."""
-
-    def forecast(self, slots: int, spec: FrameSpec) -> str:
+    def forecast(self, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> str:
         """Where a store would lie, and how large it would be; nothing is allocated."""
 
-    def store(self, slots: int, spec: FrameSpec) -> Store:
-        """Room for `slots` frames; raises DeviceError if there is none."""
+    def store(self, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> Store:
+        """A store of `slots` frames, on the device or within `room`; raises DeviceError or ScratchError."""

@@ -144,14 +144,14 @@ def compare(device: int, engine: str, dtype: Any, seed: int) -> Finding:
 
 
 def whole_path(gpu: Gpu, seed: int) -> list[Finding]:
-    """Frames through ring, events, lanes and slabs, as an estimate sends them, against the CPU."""
+    """Frames through ring, events, lanes, slabs and a scratch file, as an estimate sends them, against the CPU."""
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 256, (48, 120, 160, 3), np.uint8)
     spec, ranks = FrameSpec.of(frames[0]), [23, 24]
     want = tiles.reduce(frames.reshape(len(frames), -1), ranks)
-    plans = list(placements(spec, len(frames), [(gpu.index, gpu.free_bytes)], None))
+    plans = {plan.kind: plan for plan in placements(spec, len(frames), [(gpu.index, gpu.free_bytes)], None)}
     findings = []
-    for plan in (plans[0], plans[-1]):
+    for plan in plans.values():
         with closing(GpuStore(spec, plan, plan.kind)) as store:
             for slot in (*range(len(frames)), *range(5)):
                 store.put(slot, frames[slot])

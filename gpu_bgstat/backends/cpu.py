@@ -1,21 +1,27 @@
-"""The CPU: the ring is one NumPy block in memory. `tiles` reduces it; `variance` and `ranks` here specify how.
+"""The CPU: the ring is one NumPy block in memory, or a scratch file. `tiles` reduces it; `variance` and `ranks` here
+specify how.
 
 `bgr` specifies the kernel that turns the hardware decoder's pictures into BGR.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_bgstat.backends import tiles
-from gpu_bgstat.backends.backend import Reduced
+from gpu_bgstat.backends.backend import Reduced, Store
 from gpu_bgstat.backends.colors import Coefficients
-from gpu_bgstat.backends.memory import free_host_bytes, size_text
+from gpu_bgstat.backends.memory import size_text
+from gpu_bgstat.backends.room import ANYWHERE, Room
+from gpu_bgstat.backends.scratch import Layout, Scratch
 from gpu_bgstat.errors import DeviceError
 from gpu_bgstat.frames import FrameSpec, Image
+
+_LOG = logging.getLogger("gpu_bgstat")
 
 
 def variance(samples: Image) -> NDArray[np.float32]:
@@ -65,6 +71,9 @@ class CpuStore:
     def move(self, source: int, target: int) -> None:
         self._block[target] = self._block[source]
 
+    def sync(self) -> None:
+        """Memory goes with the process."""
+
     def reduce(self, count: int, ranks: Sequence[int]) -> Reduced:
         variance, order = tiles.reduce(self._block[:count], ranks)
         return Reduced(variance.reshape(self._spec.shape), order.reshape(len(ranks), *self._spec.shape))
@@ -73,17 +82,41 @@ class CpuStore:
         self._block = np.empty((0, self._spec.values), self._spec.dtype)
 
 
+class ScratchStore:
+    """The ring's block in a file, reduced tile by tile."""
+
+    def __init__(self, scratch: Scratch, spec: FrameSpec) -> None:
+        self.name = f"cpu, {tiles.cores()} threads"
+        self._spec = spec
+        self._scratch = scratch
+        self.put = scratch.put
+        self.move = scratch.move
+        self.sync = scratch.sync
+        self.close = scratch.close
+
+    def reduce(self, count: int, ranks: Sequence[int]) -> Reduced:
+        variance = np.empty(self._spec.values, np.float32)
+        order: Image = np.empty((len(ranks), self._spec.values), self._spec.dtype)
+        for part, block in self._scratch.strips(count):
+            variance[part], order[:, part] = tiles.reduce(block, ranks)
+        return Reduced(variance.reshape(self._spec.shape), order.reshape(len(ranks), *self._spec.shape))
+
+
 class CpuBackend:
     """All cores of this machine."""
 
     def __init__(self, why: str) -> None:
         self.why = why
 
-    def free_bytes(self) -> int | None:
-        return free_host_bytes()
+    def forecast(self, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> str:
+        if room.fits(slots * spec.bytes):
+            return f"in memory, {size_text(slots * spec.bytes)}"
+        size = Layout(slots, spec).bytes
+        return f"in a file in {room.place(size)}, {size_text(size)}"
 
-    def forecast(self, slots: int, spec: FrameSpec) -> str:
-        return f"in memory, {size_text(slots * spec.bytes)}"
-
-    def store(self, slots: int, spec: FrameSpec) -> CpuStore:
-        return CpuStore(slots, spec)
+    def store(self, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> Store:
+        if room.fits(slots * spec.bytes):
+            return CpuStore(slots, spec)
+        store = ScratchStore(room.scratch(slots, spec), spec)
+        _LOG.info("samples: %s", self.forecast(slots, spec, room))
+        return store

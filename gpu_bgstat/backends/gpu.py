@@ -19,9 +19,11 @@ from gpu_bgstat.backends.backend import Backend, Reduced, Store
 from gpu_bgstat.backends.cuda import Gpu, OutOfDeviceMemoryError, driver_free_bytes, visible
 from gpu_bgstat.backends.kernels import KernelError, Kernels
 from gpu_bgstat.backends.lanes import Engine, Part
-from gpu_bgstat.backends.memory import free_host_bytes, size_text
+from gpu_bgstat.backends.memory import size_text
 from gpu_bgstat.backends.placement import Placement, placements
 from gpu_bgstat.backends.plain import Plain
+from gpu_bgstat.backends.room import ANYWHERE, Room
+from gpu_bgstat.backends.scratch import Layout, Scratch
 from gpu_bgstat.errors import DeviceError
 from gpu_bgstat.frames import FrameSpec, Image
 
@@ -31,29 +33,41 @@ _LOG = logging.getLogger("gpu_bgstat")
 class GpuStore:
     """The ring's block on one device or more."""
 
-    def __init__(self, spec: FrameSpec, placement: Placement, name: str) -> None:
+    def __init__(self, spec: FrameSpec, placement: Placement, name: str, room: Room = ANYWHERE) -> None:
         """Allocates everything; raises OutOfDeviceMemoryError, with nothing left allocated, if it does not fit."""
         self.name = name
         self._spec = spec
+        self._scratch: Scratch | None = None
         self._shares = placement.shares
         self._parts: list[Part] = []
         self._harm = ""
         try:
+            if placement.kind == "file":
+                self._scratch = room.scratch(placement.shares[0].slots, spec)
             for share in placement.shares:
-                self._parts.append(Part(share, _engine(share.device, spec)))
+                self._parts.append(Part(share, _engine(share.device, spec), self._scratch))
         except BaseException:
             self.close()
             raise
 
     def put(self, slot: int, frame: Image) -> None:
         with self._unharmed():
-            for part in self._parts:
-                part.put(slot, frame)
+            for place in self._places:
+                place.put(slot, frame)
 
     def move(self, source: int, target: int) -> None:
         with self._unharmed():
-            for part in self._parts:
-                part.move(source, target)
+            for place in self._places:
+                place.move(source, target)
+
+    @property
+    def _places(self) -> Sequence[Part | Scratch]:
+        """Where samples go: to the devices, or into the file, from which the devices get them at finalize."""
+        return self._parts if self._scratch is None else [self._scratch]
+
+    def sync(self) -> None:
+        if self._scratch is not None:
+            self._scratch.sync()
 
     @contextmanager
     def _unharmed(self, harmful: type[BaseException] = BaseException) -> Iterator[None]:
@@ -92,6 +106,8 @@ class GpuStore:
         for part in self._parts:
             part.close()
         self._parts.clear()
+        if self._scratch is not None:
+            self._scratch.close()
 
 
 def _engine(device: int, spec: FrameSpec) -> Engine:
@@ -112,52 +128,45 @@ class GpuBackend:
         self._gpus = list(gpus)
         self._fallback = fallback
 
-    def free_bytes(self) -> int | None:
-        """None: `store` plans with each device's memory and the host's, and refuses by itself."""
-        return None
-
-    def placements(self, slots: int, spec: FrameSpec) -> Iterator[Placement]:
+    def placements(self, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> Iterator[Placement]:
         """The plans that fit now, best first. Devices beyond the first are looked at only when it is not enough."""
-        host = free_host_bytes()
+        host, kept = room.memory_bytes, room.kept is not None
         first = _measured(self._gpus[0])
-        alone = placements(spec, slots, _free([first]), host)
+        alone = placements(spec, slots, _free([first]), host, kept)
         if len(self._gpus) == 1:
             yield from alone
             return
         yield from (plan for plan in alone if plan.kind == "ring")
         everyone = [first, *map(_measured, self._gpus[1:])]
-        yield from (plan for plan in placements(spec, slots, _free(everyone), host) if plan.kind != "ring")
+        yield from (plan for plan in placements(spec, slots, _free(everyone), host, kept) if plan.kind != "ring")
 
-    def forecast(self, slots: int, spec: FrameSpec) -> str:
-        plan = next(self.placements(slots, spec), None)
+    def forecast(self, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> str:
+        plan = next(self.placements(slots, spec, room), None)
         if plan:
-            return str(plan)
+            return f"{plan}{_file(plan, slots, spec, room)}"
         refusal = self._too_small(slots, spec)
-        return f"cpu, because {refusal}: {self._fallback.forecast(slots, spec)}" if self._fallback else refusal
+        return f"cpu, because {refusal}: {self._fallback.forecast(slots, spec, room)}" if self._fallback else refusal
 
-    def store(self, slots: int, spec: FrameSpec) -> Store:
+    def store(self, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> Store:
         """The best plan whose allocations succeed; else the fallback, with one line that says why."""
         try:
-            return self._allocate(slots, spec)
+            return self._allocate(slots, spec, room)
         except DeviceError as error:
             if self._fallback is None:
                 raise
-            free = self._fallback.free_bytes()
-            if free is not None and slots * spec.bytes > free:
-                raise DeviceError(f"{error}; on the CPU, {size_text(free)} of memory are free") from error
             _LOG.warning("device: cpu, because %s", error)
-            return self._fallback.store(slots, spec)
+            return self._fallback.store(slots, spec, room)
 
-    def _allocate(self, slots: int, spec: FrameSpec) -> GpuStore:
+    def _allocate(self, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> GpuStore:
         reason = ""
-        for placement in self.placements(slots, spec):
+        for placement in self.placements(slots, spec, room):
             try:
-                store = GpuStore(spec, placement, self._name(placement))
+                store = GpuStore(spec, placement, self._name(placement), room)
             except OutOfDeviceMemoryError as error:
                 reason = f" ({error})"
                 _LOG.warning("no memory for %s (%s): trying the next smaller plan", placement, error)
             else:
-                _LOG.info("samples: %s", placement)
+                _LOG.info("samples: %s%s", placement, _file(placement, slots, spec, room))
                 return store
         raise DeviceError(self._too_small(slots, spec) + reason)
 
@@ -171,6 +180,14 @@ class GpuBackend:
             f"too little memory for {slots} samples of {spec}, {size_text(slots * spec.bytes)}, in any way: {free}; "
             "lower max_samples, or use gray or a roi"
         )
+
+
+def _file(plan: Placement, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> str:
+    """Which file a plan means."""
+    if plan.kind != "file":
+        return ""
+    size = Layout(slots, spec).bytes
+    return f"; the file is in {room.place(size)}, {size_text(size)}"
 
 
 def _measured(gpu: Gpu) -> Gpu:

@@ -21,7 +21,8 @@ from gpu_bgstat.backends.cuda import TO_HOST, Block, cuda_errors, cupy, upload
 from gpu_bgstat.backends.memory import size_text
 from gpu_bgstat.backends.moments import Singles
 from gpu_bgstat.backends.placement import LANES, LINE_BYTES, MOST_RANKS, Share
-from gpu_bgstat.backends.residence import DeviceRing, PinnedRing, Residence
+from gpu_bgstat.backends.residence import DeviceRing, FileRing, PinnedRing, Residence
+from gpu_bgstat.backends.scratch import Scratch
 from gpu_bgstat.errors import DeviceError
 from gpu_bgstat.frames import Image
 
@@ -84,19 +85,26 @@ class _Lane:
 class Part:
     """The rows of all samples that one device has, and their reductions. Any device may be the current one."""
 
-    def __init__(self, share: Share, engine: Engine) -> None:
-        """Allocates all that will be needed; raises OutOfDeviceMemoryError if a part of it is refused."""
+    def __init__(self, share: Share, engine: Engine, scratch: Scratch | None = None) -> None:
+        """Allocates all that will be needed; raises OutOfDeviceMemoryError if a part of it is refused.
+
+        scratch  the file with whole samples, if the plan has one; samples go into it, not into this part
+        """
         self._share = share
         self._engine = engine
         self._blocks: list[Block] = []
         try:
             with self._doing("allocating the ring"):
-                residence = DeviceRing if share.on_device else PinnedRing
-                self._residence: Residence = residence(share, self._own)
+                self._residence = self._reside(scratch)
                 self._lanes = [_Lane(share, self._own) for _ in range(LANES)]
         except BaseException:
             self.close()
             raise
+
+    def _reside(self, scratch: Scratch | None) -> Residence:
+        if scratch is not None:
+            return FileRing(self._share, self._own, scratch)
+        return (DeviceRing if self._share.home == "device" else PinnedRing)(self._share, self._own)
 
     def _own(self, block: Block) -> Block:
         self._blocks.append(block)
@@ -111,10 +119,12 @@ class Part:
 
     def put(self, slot: int, frame: Image) -> None:
         """The rows that this part has of a frame (H, W[, 3])."""
+        assert not isinstance(self._residence, FileRing)
         with self._doing("uploading a sample"):
             self._residence.put(slot, frame[self._share.rows.start : self._share.rows.stop].reshape(-1))
 
     def move(self, source: int, target: int) -> None:
+        assert not isinstance(self._residence, FileRing)
         with self._doing("moving a sample"):
             self._residence.move(source, target)
 

@@ -6,9 +6,10 @@
             samples of some values at a time go through
             the devices: one slab is reduced while the
             next is on its way
+    file    as slabs, but read from a scratch file      [disk ▓▓▓▓] ─► [host ▒▒] ─► [gpu:0 ▒▒]
 
 `placements` lists what fits, the fastest first. Each plan needs less memory than the ones before it on every device
-that they share, so that an allocation that is refused leads to the next one.
+that they share, or no more there and less of the host, so that an allocation that is refused leads to the next one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from gpu_bgstat.backends.memory import size_text
 from gpu_bgstat.frames import FrameSpec
@@ -33,7 +35,9 @@ _MOST_RESULT_BYTES = 1 << 26
 _MOST_SLAB_BYTES = 1 << 29  # of all lanes; larger slabs would be no faster
 _SLAB_PARTS = (4, 16, 64)  # a slab has one part in so many of the ring, and of the free memory; tried in turn
 _HEADROOM = 16  # one part in so many of the free memory is left to others
-_HOST_SHARE = 0.8  # of the free host memory that may be pinned
+
+Home = Literal["device", "pinned", "file"]
+HOMES: tuple[Home, ...] = ("device", "pinned", "file")  # the fastest first
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Share:
     device        its number
     rows          of the frame
     values        in these rows; the kernels know nothing of rows and columns
-    on_device     whether the ring lies there; if not, it is pinned memory, and slabs of `chunk_values` go through
+    home          where the ring lies: "device"; "pinned" memory or a "file", and slabs of `chunk_values` go through
     chunk_values  values that are reduced at a time, a multiple of LINE_BYTES
     """
 
@@ -52,7 +56,7 @@ class Share:
     values: int
     itemsize: int
     slots: int
-    on_device: bool
+    home: Home
     chunk_values: int
 
     @property
@@ -76,17 +80,21 @@ class Share:
     @property
     def device_bytes(self) -> int:
         lanes = LANES * (self.result_bytes + 4 * MOST_RANKS)
-        return lanes + (self.ring_bytes if self.on_device else LANES * self.slab_bytes)
+        return lanes + (self.ring_bytes if self.home == "device" else LANES * self.slab_bytes)
 
     @property
     def pinned_bytes(self) -> int:
-        frames = STAGING * self.values * self.itemsize if self.on_device else self.ring_bytes
-        return LANES * self.result_bytes + frames
+        staged = {
+            "device": STAGING * self.values * self.itemsize,
+            "pinned": self.ring_bytes,
+            "file": LANES * self.slab_bytes,
+        }
+        return LANES * self.result_bytes + staged[self.home]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A way to place all samples: `kind` is ring, split or slabs."""
+    """A way to place all samples: `kind` is ring, split, slabs or file."""
 
     kind: str
     shares: tuple[Share, ...]
@@ -99,6 +107,8 @@ class Placement:
         pinned = size_text(sum(share.pinned_bytes for share in self.shares))
         if self.kind == "slabs":
             return f"{pinned} of pinned host memory, streamed in slabs through {devices}"
+        if self.kind == "file":
+            return f"a file, streamed in slabs through {devices}; {pinned} of pinned host memory"
         if self.kind == "split":
             return f"split by rows over {devices}; {pinned} of pinned host memory"
         share = self.shares[0]
@@ -106,31 +116,43 @@ class Placement:
 
 
 def placements(
-    spec: FrameSpec, slots: int, free_bytes: Sequence[tuple[int, int]], host_free_bytes: int | None
+    spec: FrameSpec, slots: int, free_bytes: Sequence[tuple[int, int]], host_bytes: int | None, kept: bool = False
 ) -> Iterator[Placement]:
-    """What fits, best first: `free_bytes` has (device, free bytes), in order of preference."""
+    """What fits, best first.
+
+    free_bytes  (device, free bytes), in order of preference
+    host_bytes  of memory that may be pinned; None: as much as it takes
+    kept        only plans with the samples in a file
+    """
     usable = [(device, free - free // _HEADROOM) for device, free in free_bytes]
-    room = dict(usable)
-    for plan in _candidates(spec, slots, usable):
-        if any(share.device_bytes > room[share.device] for share in plan.shares):
-            continue
-        pinned = sum(share.pinned_bytes for share in plan.shares)
-        if plan.kind == "slabs" and host_free_bytes is not None and pinned > _HOST_SHARE * host_free_bytes:
-            continue
-        yield plan
-        room |= {share.device: share.device_bytes - 1 for share in plan.shares}
+    free = dict(usable)
+    for home in HOMES[-1:] if kept else HOMES:
+        room = free  # a file takes no more on a device than slabs of pinned memory do, and less of the host
+        for plan in _candidates(spec, slots, usable, home):
+            if any(share.device_bytes > room[share.device] for share in plan.shares):
+                continue
+            pinned = sum(share.pinned_bytes for share in plan.shares)
+            if home != "device" and host_bytes is not None and pinned > host_bytes:
+                continue
+            yield plan
+            room = room | {share.device: share.device_bytes - 1 for share in plan.shares}
+        free = room if home == "device" else free
 
 
-def _candidates(spec: FrameSpec, slots: int, usable: Sequence[tuple[int, int]]) -> Iterator[Placement]:
+def _candidates(spec: FrameSpec, slots: int, usable: Sequence[tuple[int, int]], home: Home) -> Iterator[Placement]:
+    if home != "device":
+        for part in _SLAB_PARTS:
+            if shares := _shares(spec, slots, usable, home, part):
+                yield Placement("slabs" if home == "pinned" else "file", shares)
+        return
     for number in range(1, len(usable) + 1):
-        if shares := _shares(spec, slots, usable[:number], 0):
+        if shares := _shares(spec, slots, usable[:number], home):
             yield Placement("ring" if number == 1 else "split", shares)
-    for part in _SLAB_PARTS:
-        if shares := _shares(spec, slots, usable, part):
-            yield Placement("slabs", shares)
 
 
-def _shares(spec: FrameSpec, slots: int, usable: Sequence[tuple[int, int]], slab_part: int) -> tuple[Share, ...]:
+def _shares(
+    spec: FrameSpec, slots: int, usable: Sequence[tuple[int, int]], home: Home, slab_part: int = 0
+) -> tuple[Share, ...]:
     """The frame's rows, dealt out in proportion to the memory; empty if there are fewer rows than devices.
 
     slab_part  0 for rings on the devices, else which part of the memory the slabs may take
@@ -149,7 +171,7 @@ def _shares(spec: FrameSpec, slots: int, usable: Sequence[tuple[int, int]], slab
             most = min(most, values // slab_part, slab_bytes // (slots * itemsize))
         chunk = max(1, most // LINE_BYTES) * LINE_BYTES if most < values else whole_lines(values)
         if values:
-            shares.append(Share(device, range(start, end), values, itemsize, slots, not slab_part, chunk))
+            shares.append(Share(device, range(start, end), values, itemsize, slots, home, chunk))
     return tuple(shares)
 
 

@@ -1,31 +1,20 @@
-"""Where one device's share of the samples lives: in a ring on the device, or in pinned memory and slabs.
+"""Where one device's share of the samples lives: in a ring on the device, or in pinned memory or a file, and slabs.
 
-Both take rows of frames (`put`, `move`), and show the reductions a chunk of values over all samples (`feed`).
+The first two take rows of frames (`put` values (V,) into a slot, `move` one slot over another). All show the reductions
+a chunk of values over slots 0 .. count-1: `feed` gives its address and pitch on the device, for the current stream to
+read. All calls happen with the share's device as the current one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
 from gpu_bgstat.backends.cuda import ON_DEVICE, TO_DEVICE, Block, cupy
 from gpu_bgstat.backends.placement import LANES, STAGING, Share
+from gpu_bgstat.backends.scratch import Scratch
 from gpu_bgstat.frames import Image
-
-
-class Residence(Protocol):
-    """All calls happen with the share's device as the current one."""
-
-    def put(self, slot: int, values: Image) -> None:
-        """Copies the values (V,) of one frame into a slot."""
-
-    def move(self, source: int, target: int) -> None:
-        """Copies one slot over another."""
-
-    def feed(self, lane: int, count: int, values: range) -> tuple[int, int]:
-        """Address and pitch of slots 0 .. count-1 of these values on the device, for the current stream to read."""
 
 
 class DeviceRing:
@@ -94,3 +83,34 @@ class PinnedRing:
             *(len(values) * itemsize, count, TO_DEVICE, cupy().cuda.get_current_stream().ptr),
         )
         return slab, pitch
+
+
+class FileRing:
+    """The ring in a scratch file, which has whole samples. At finalize it streams through pinned buffers and slabs.
+
+    file ─copy of some columns─► pinned 0, 1 ─upload─► slab 0, 1     each on its lane's stream
+
+    A lane is waited for before it is fed again, so that nobody reads its buffer any more.
+    """
+
+    def __init__(self, share: Share, own: Callable[[Block], Block], scratch: Scratch) -> None:
+        self._share = share
+        self._scratch = scratch
+        layout = scratch.layout
+        self._first = share.rows.start * (share.values // len(share.rows))  # of the frame's values
+        self._slabs = [own(Block(share.slab_bytes, share.device)) for _ in range(LANES)]
+        self._pinned = [own(Block(share.slab_bytes, None)) for _ in range(LANES)]
+        self._buffers = [block.bytes().view(layout.dtype) for block in self._pinned]
+
+    def feed(self, lane: int, count: int, values: range) -> tuple[int, int]:
+        buffer = self._buffers[lane][: count * len(values)].reshape(count, len(values))
+        self._scratch.read(count, range(self._first + values.start, self._first + values.stop), buffer)
+        pitch = self._share.chunk_values * self._share.itemsize
+        cupy().cuda.runtime.memcpy2DAsync(
+            *(self._slabs[lane].address, pitch, self._pinned[lane].address, len(values) * self._share.itemsize),
+            *(len(values) * self._share.itemsize, count, TO_DEVICE, cupy().cuda.get_current_stream().ptr),
+        )
+        return self._slabs[lane].address, pitch
+
+
+Residence = DeviceRing | PinnedRing | FileRing

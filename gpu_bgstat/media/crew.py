@@ -27,7 +27,7 @@ from gpu_bgstat.media.decoder import Decoder, Toll
 from gpu_bgstat.media.sift import DamageError, FalseIndexError
 from gpu_bgstat.media.waiting import STEP_S
 
-_MOST_BYTES = 1 << 31  # that all decoders together may hold, unless their number was asked for
+MOST_BYTES = 1 << 31  # that all decoders together may hold, unless their number was asked for
 _PICTURES_HELD = 20  # by a decoder, at most: 16 references and those under way
 _ROOM = 2  # frames in the outbox, for each decoder
 _FEW_THREADS = 4  # of FFmpeg, for one decoder
@@ -35,14 +35,17 @@ _FEW_THREADS = 4  # of FFmpeg, for one decoder
 Ready = Callable[[], Frame]  # makes the frame, or has it already
 
 
-def division(stretches: int, size: tuple[int, int], deep: bool, asked: int | None) -> tuple[int, int]:
+def division(
+    stretches: int, size: tuple[int, int], deep: bool, asked: int | None, most_bytes: int = MOST_BYTES
+) -> tuple[int, int]:
     """How many decoders share so many stretches, and how many of FFmpeg's threads each has.
 
-    size   (width, height) of a picture, `deep` if its values have two bytes
-    asked  that many decoders, however much memory they take
+    size        (width, height) of a picture, `deep` if its values have two bytes
+    asked       that many decoders, however much memory they take
+    most_bytes  that all of them may hold; one there is in any case
     """
     a_picture = size[0] * size[1] * (1 + deep)  # bytes, times 1.5 in 4:2:0 and 3 in BGR
-    fitting = _MOST_BYTES // max(1, a_picture * (3 * _PICTURES_HELD // 2 + 3 * _ROOM))
+    fitting = most_bytes // max(1, a_picture * (3 * _PICTURES_HELD // 2 + 3 * _ROOM))
     decoders = max(1, min(stretches, asked or min(cores(), max(1, fitting))))
     few = stretches <= 2 * decoders  # the last ones to work should not leave cores idle
     return decoders, min(cores(), _FEW_THREADS) if few else max(1, cores() // decoders)
@@ -120,8 +123,10 @@ class Crew:
     times_s: NDArray[np.float64]
     give_up: Callable[[], None]  # lets decoders go that wait for bytes
 
-    def frames(self, stretches: Sequence[Stretch], toll: Toll, ordered: bool) -> Iterator[Frame]:
-        """The wanted frames of all stretches; `toll` has what damage cost, afterwards.
+    def frames(
+        self, stretches: Sequence[Stretch], done: Callable[[Stretch, Toll], None], ordered: bool
+    ) -> Iterator[Frame]:
+        """The wanted frames of all stretches; `done` hears of each that is through, and what damage cost there.
 
         Raises FalseIndexError, SourceError.
         """
@@ -133,8 +138,7 @@ class Crew:
             try:
                 with closing(_Hand(self, outbox)) as hand:
                     while (stretch := _next(queue, lock)) is not None and hand.decode(stretch):
-                        with lock:
-                            toll.add(hand.toll)
+                        done(stretch, hand.toll)
                         hand.toll = Toll()
             except BaseException as error:  # noqa: BLE001 (raised again by the reader)
                 outbox.fail(error)

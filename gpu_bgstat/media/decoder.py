@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -50,6 +50,9 @@ class Toll:
             f"{self.marked} frames were decoded with errors{suspected}"
         )
 
+    def __bool__(self) -> bool:
+        return bool(self.frames or self.lost)
+
     def add(self, other: Toll) -> None:
         self.incomplete += other.incomplete
         self.undecodable += other.undecodable
@@ -57,6 +60,14 @@ class Toll:
         self.suspected += other.suspected
         self.lost |= other.lost
         self.spans += other.spans
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "lost": sorted(self.lost)}
+
+    @classmethod
+    def from_json(cls, state: dict[str, Any]) -> Toll:
+        lost, spans = set(state["lost"]), [(int(first), int(stop)) for first, stop in state["spans"]]
+        return cls(**{**state, "lost": lost, "spans": spans})
 
 
 class Decoder:

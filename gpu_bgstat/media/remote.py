@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from http import HTTPStatus
 from http.client import HTTPException
 from threading import Lock
@@ -25,6 +26,7 @@ from urllib.request import Request, urlopen
 
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.media.addresses import without_secrets
+from gpu_bgstat.media.identity import FIRST_BYTES
 from gpu_bgstat.media.video_file import open_container
 from gpu_bgstat.media.waiting import interruptibly
 
@@ -44,16 +46,20 @@ class _UnreachableError(SourceError):
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
-    """Ctrl-C while FFmpeg asks for bytes. PyAV would print a KeyboardInterrupt, and tell FFmpeg that the file ended."""
+    """A signal while FFmpeg asks for bytes. PyAV would print the exception, and tell FFmpeg that the file ended."""
+
+    def __init__(self, signal: KeyboardInterrupt) -> None:
+        super().__init__()
+        self.signal = signal
 
 
 @contextmanager
 def hearing_interrupts() -> Iterator[None]:
-    """What FFmpeg reads in here from a remote file, Ctrl-C stops as it does elsewhere."""
+    """What FFmpeg reads in here from a remote file, a signal stops as it does elsewhere."""
     try:
         yield
-    except Interrupted:
-        raise KeyboardInterrupt from None
+    except Interrupted as heard:
+        raise heard.signal from None
 
 
 class RemoteFile:
@@ -109,6 +115,13 @@ class RemoteFile:
 
     def raw(self) -> BinaryIO:
         return io.BufferedReader(_Reader(self))
+
+    def identity(self) -> dict[str, Any]:
+        """Its marks, such as size and ETag, and its first bytes."""
+        with self.raw() as file:
+            beginning = file.read(FIRST_BYTES)
+        marks = {mark: str(value) for mark, value in self._marks.items()}
+        return {**marks, "first_bytes": sha256(beginning).hexdigest()}
 
     def changes(self) -> list[str]:
         try:
@@ -231,8 +244,8 @@ class _Reader(io.RawIOBase):
         self._failed = True
         try:
             data = self._file.read(self._at, len(buffer))
-        except KeyboardInterrupt:
-            raise Interrupted from None
+        except KeyboardInterrupt as signal:
+            raise Interrupted(signal) from None
         buffer[: len(data)] = data
         self._at += len(data)
         self._failed = False

@@ -11,6 +11,7 @@ import av.error
 from av.stream import Disposition
 
 from gpu_bgstat.errors import SourceError
+from gpu_bgstat.media import identity
 
 _TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg plays text files as films of a terminal
 
@@ -35,6 +36,9 @@ class VideoFile(Protocol):
 
     def expect(self, ranges: list[tuple[int, int]]) -> None:
         """Says which bytes, (begin, end), will be read next."""
+
+    def identity(self) -> dict[str, Any]:
+        """By what it is known again by another process."""
 
     def close(self) -> None:
         """Lets whoever waits for bytes go."""
@@ -86,6 +90,9 @@ class LocalFile:
 
     def expect(self, ranges: list[tuple[int, int]]) -> None:
         """The system reads ahead by itself."""
+
+    def identity(self) -> dict[str, Any]:
+        return identity.of_files([self._path])
 
     def close(self) -> None:
         """Nothing is held open."""

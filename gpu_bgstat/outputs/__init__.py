@@ -2,57 +2,74 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import current_thread, main_thread
-from types import FrameType
 
 from gpu_bgstat.errors import OutputError
 from gpu_bgstat.frames import Background
+from gpu_bgstat.outputs import drafts
 from gpu_bgstat.outputs.arrays import variance_npy
 from gpu_bgstat.outputs.page import report_html
 from gpu_bgstat.outputs.pictures import background_png, heatmap_png, stable_png
 from gpu_bgstat.outputs.report import report_json
 
+REPORT = "report.json"
 OUTPUTS: dict[str, Callable[[Background], bytes]] = {
     "background_est.png": background_png,
     "background_var.png": heatmap_png,
     "stable_mask.png": stable_png,
     "variance.npy": variance_npy,
-    "report.json": report_json,
     "report.html": report_html,
+    REPORT: report_json,  # the last: it has the sums of the others
 }
 
 
-def save(background: Background, folder: Path, others: Mapping[str, bytes] | None = None) -> list[Path]:
+def save(background: Background, folder: Path, others: Mapping[str, bytes | Path] | None = None) -> list[Path]:
     """Writes every output into `folder`, which is made if need be; the paths of the files.
 
-    others  more files, by name, that belong to the outputs
+    others  more files, by name, that belong to the outputs: their bytes, or drafts that are complete
 
+    The report comes last, with the SHA-256 of the others: after a power cut in between, it tells old files from new.
     Raises OutputError; the files of an earlier run are untouched then, and no new one is left behind.
     """
+    others = others or {}
+    paths = {folder / name: others.get(name) for name in (*others, *OUTPUTS)}
+    made: dict[Path, Path] = {}  # path -> draft
     with writable(folder):
-        others = others or {}
-        drafts = {folder / name: folder / f".{name}.{os.getpid()}.part" for name in (*OUTPUTS, *others)}
-        for path in drafts:
+        for path in paths:
             if path.is_dir():
                 raise OutputError(f"{path} is a folder, where a file must be written: give another folder with -o")
+        drafts.sweep(paths, apart=[given for given in paths.values() if isinstance(given, Path)])
         try:
-            for path, draft in drafts.items():
-                ready = others.get(path.name)
-                draft.write_bytes(OUTPUTS[path.name](background) if ready is None else ready)
-            with _uninterrupted():
-                for path, draft in drafts.items():
-                    draft.replace(path)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written ({error.strerror})") from error
+            sums: dict[str, str] = {}
+            for path, given in paths.items():
+                made[path] = given if isinstance(given, Path) else drafts.draft_of(path)
+                sums[path.name] = _draft(background, path, made[path], given, sums)
+            drafts.rename(made)
         finally:
-            for draft in drafts.values():
-                draft.unlink(missing_ok=True)
-    return list(drafts)
+            drafts.remove(made.values())
+    return list(made)
+
+
+def _draft(background: Background, path: Path, draft: Path, given: bytes | Path | None, sums: Mapping[str, str]) -> str:
+    """Writes one file beside its place; its SHA-256."""
+    try:
+        if isinstance(given, Path):
+            return drafts.seal(given)
+        if given is None:
+            given = report_json(background, sums) if path.name == REPORT else OUTPUTS[path.name](background)
+        return drafts.write(draft, given)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror}): {drafts.ADVICE}") from error
+
+
+def saved_report(folder: Path) -> bytes:
+    """report.json, as `save` has just written it."""
+    try:
+        return (folder / REPORT).read_bytes()
+    except OSError as error:
+        raise OutputError(f"{folder / REPORT} cannot be read again ({error.strerror})") from error
 
 
 @contextmanager
@@ -73,7 +90,7 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def _make(folder: Path, made: list[Path]) -> None:
-    probe = folder / f".{os.getpid()}.probe"
+    probe = drafts.draft_of(folder / "probe")
     try:
         for parent in (*reversed(folder.parents), folder):
             if not parent.is_dir():
@@ -84,24 +101,9 @@ def _make(folder: Path, made: list[Path]) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except FileExistsError as error:
+        what = "a link that leads nowhere" if Path(error.filename).is_symlink() else "a file"
         raise OutputError(
-            f"{folder} cannot be written to ({error.filename} is a file): give a folder with -o"
+            f"{folder} cannot be written to ({error.filename} is {what}): give a folder with -o"
         ) from error
     except OSError as error:
         raise OutputError(f"{folder} cannot be written to ({error.strerror}): give another folder with -o") from error
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block is done, so that all files are renamed or none."""
-    if current_thread() is not main_thread():  # which alone hears signals
-        yield
-        return
-    caught: list[tuple[int, FrameType | None]] = []
-    handler = signal.signal(signal.SIGINT, lambda *arguments: caught.append(arguments))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if handler is None else handler)
-        if caught and callable(handler):
-            handler(*caught[0])

@@ -19,13 +19,17 @@ _TEMPLATE = Template((Path(__file__).parent / "page.html").read_text(encoding="u
 
 
 def report_html(background: Background) -> bytes:
-    """The page. Pictures are previews of at most 1280 pixels a side; the files beside it have every pixel."""
+    """The page. Pictures are previews of at most 1280 pixels a side; the files beside it have every pixel.
+
+    What depends on the machine and the clock stands in one place, `<div id="run">`, as under `run` in report.json.
+    """
     facts = report(background)
     stable = background.stable.astype(np.uint8) * 255
     page = _TEMPLATE.substitute(
         title=escape(PurePath(background.run.source).name or background.run.source),
         lead=escape(_lead(facts)),
-        warnings=_warnings(background.run.warnings),
+        warnings=_warnings("Please note", background.run.warnings),
+        notes=_warnings("On this machine", background.run.notes),
         background=_data_uri(".jpg", background.background),
         heatmap=_data_uri(".jpg", colored(background.heatmap)),
         stable=_data_uri(".png", stable),
@@ -35,6 +39,7 @@ def report_html(background: Background) -> bytes:
         threshold=escape(f"{background.config.threshold:g}"),
         plot=brightness_plot(background.samples),
         figures=_rows(_figures(facts)),
+        run=_rows(_run(facts["run"])),
         settings=_rows({name: _plain(value) for name, value in facts["config"].items()}),
     )
     return page.encode(errors="replace")  # a file name may hold bytes that are no UTF-8
@@ -67,11 +72,18 @@ def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
         "samples span": span,
         "damaged": str(facts["frames"]["damaged"]),
         "dropped": str(facts["frames"]["dropped"]),
-        "decoding": _decoding(facts["decoding"]),
         "sample memory": f"{facts['sample_bytes'] / 1e6:.1f} MB",
+    }
+
+
+def _run(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What another machine, or another day, would have had otherwise."""
+    return {
         "device": facts["device"],
+        "decoding": _decoding(facts["decoding"]),
         "time": ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in facts["timings_s"].items()),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        **{name: _plain(value) for name, value in facts["config"].items()},
     }
 
 
@@ -99,9 +111,9 @@ def _rows(entries: Mapping[str, str]) -> str:
     )
 
 
-def _warnings(warnings: Iterable[str]) -> str:
+def _warnings(title: str, warnings: Iterable[str]) -> str:
     items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return f'<section class="card warn"><h2>Please note</h2><ul>{items}</ul></section>' if items else ""
+    return f'<section class="card warn"><h2>{title}</h2><ul>{items}</ul></section>' if items else ""
 
 
 def _data_uri(suffix: str, image: Image) -> str:

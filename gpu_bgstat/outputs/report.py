@@ -1,22 +1,32 @@
-"""report.json: all that a program or a colleague needs to know about how a background came about."""
+"""report.json: all that a program or a colleague needs to know about how a background came about.
+
+The same recording and settings give the same report on every machine, apart from what stands under `run`.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import av
 import cv2
 import numpy as np
 
+from gpu_bgstat.config import MEANS
 from gpu_bgstat.frames import Background
 from gpu_bgstat.version import __version__
 
+PAGE = "report.html"  # shows what stands under `run`, so its sum stands there, too
 
-def report(background: Background) -> dict[str, Any]:
-    """The report as plain data. Times are seconds since the first frame, or null where the source has none."""
-    run, image = background.run, background.background
+
+def report(background: Background, sums: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The report as plain data. Times are seconds since the first frame, or null where the source has none.
+
+    sums  the SHA-256 of the files beside it, by name
+    """
+    run, image, sums = background.run, background.background, sums or {}
     return {
         "source": run.source,
         "container": run.container,
@@ -39,18 +49,25 @@ def report(background: Background) -> dict[str, Any]:
         },
         "stable_share": float(background.stable.mean()),
         "sample_bytes": run.sample_bytes,
-        "decoding": run.decoding,
-        "device": run.device,
         "warnings": list(run.warnings),
-        "timings_s": {stage: round(seconds, 4) for stage, seconds in run.timings_s.items()},
-        "config": background.config.model_dump(mode="json"),
-        "versions": versions(),
+        "config": background.config.model_dump(mode="json", exclude=set(MEANS)),
+        "files": {name: digest for name, digest in sums.items() if name != PAGE},
+        "run": {
+            "device": run.device,
+            "config": background.config.model_dump(mode="json", include=set(MEANS)),
+            "decoding": run.decoding,
+            "notes": list(run.notes),
+            "timings_s": {stage: round(seconds, 4) for stage, seconds in run.timings_s.items()},
+            "versions": versions(),
+            "files": {name: digest for name, digest in sums.items() if name == PAGE},
+        },
     }
 
 
-def report_json(background: Background) -> bytes:
+def report_json(background: Background, sums: Mapping[str, str] | None = None) -> bytes:
     """The report as JSON. Bytes of a file name that are no UTF-8 become \\udcXX, as in `os.fsdecode`."""
-    return (json.dumps(report(background), indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+    text = json.dumps(report(background, sums), indent=2, ensure_ascii=False)
+    return (text + "\n").encode(errors="backslashreplace")
 
 
 def versions() -> dict[str, str]:

@@ -82,7 +82,9 @@ def load_stack(path: Path) -> StackSource:
         raise SourceError(f"{path} is no NumPy file that can be read ({error})") from error
     if not isinstance(loaded, np.ndarray):
         raise SourceError(f"{path} holds something else than an array: save a stack with numpy.savez")
-    return StackSource(at_random(loaded), str(path), path.suffix.lstrip(".").lower())
+    source = StackSource(at_random(loaded), str(path), path.suffix.lstrip(".").lower())
+    source.files = [path]
+    return source
 
 
 def _only(archive: np.lib.npyio.NpzFile, path: Path) -> str:

@@ -52,6 +52,8 @@ class ChunkedSource(Source):
 
     def __init__(self, name: str, array: Any, axes: str, codec: str, array_name: str) -> None:
         super().__init__(name)
+        self._patchy: set[int] = set()  # frames met with some of their chunks not stored
+        self._recalled: set[int] = set()  # those of a reading that was interrupted
         self._axes = axes
         sizes = dict(zip(axes, array.shape, strict=True))
         self._frame_shape = tuple(sizes[axis] for axis in "YXC" if axis in sizes)
@@ -71,7 +73,6 @@ class ChunkedSource(Source):
 
     def read(self, plan: Plan) -> Iterator[Frame]:
         self.begin()
-        patchy = 0
         for indices in self._groups(plan):
             try:
                 block, absent = self._fetch(indices)
@@ -81,13 +82,24 @@ class ChunkedSource(Source):
             if absent == 1:
                 self._miss(indices, "never stored, or lost")
                 continue
-            patchy += len(indices) if absent else 0
+            self._patchy.update(indices if absent else [])
             for index, pixels in zip(indices, self._upright(block), strict=True):
                 yield Frame(index, None, np.array(pixels, dtype=self._dtype.newbyteorder("=")))
-        if patchy:
+        if self._patchy:
             self.warnings.append(
-                f"{patchy} samples have parts that are not stored, and show the fill value there: is {self.name} whole?"
+                f"{len(self._patchy)} samples have parts that are not stored, and show the fill value there: "
+                f"is {self.name} whole?"
             )
+
+    def begin(self) -> None:
+        super().begin()
+        self._patchy, self._recalled = self._recalled, set()
+
+    def state(self) -> dict[str, Any]:
+        return {"patchy": sorted(self._patchy)}
+
+    def recall(self, state: dict[str, Any]) -> None:
+        self._recalled = set(state.get("patchy", []))
 
     def _groups(self, plan: Plan) -> Iterator[list[int]]:
         """Frames that are due, those of one chunk together; one by one where the plan judges as it goes."""

@@ -34,6 +34,7 @@ class Hdf5Source(ChunkedSource):
             except DAMAGE as error:
                 raise SourceError(f"{name} cannot be read ({error}): is the file whole?") from error
             super().__init__(name, self._dataset, axes_of(name, self._dataset), "hdf5", self._dataset.name)
+            self.files = [path]
             self._opened = opened.pop_all()
 
     def _fetch(self, indices: list[int]) -> tuple[Image, float]:

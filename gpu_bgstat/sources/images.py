@@ -53,7 +53,7 @@ class ImageSource(Source):
 
     def __init__(self, name: str, paths: Sequence[Path]) -> None:
         super().__init__(name)
-        self._paths = list(paths)
+        self._paths = self.files = list(paths)
         self.timeline = Timeline(len(self._paths))
         self.container = {"format": "images", "codec": self._paths[0].suffix.lower().lstrip(".")}
         first = next((pixels for pixels in map(_load, self._paths) if pixels is not None), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,11 @@ class _Shifted:
         self._plan = plan
         self._frames = frames
         self._seconds = seconds
-        indices = plan.indices
         self.any_order = plan.any_order
-        self.indices = None if indices is None else [index - frames for index in indices if index >= frames]
+        self.indices, self.chosen = (
+            None if indices is None else [index - frames for index in indices if index >= frames]
+            for indices in (plan.indices, plan.chosen)
+        )
 
     def time_s(self, time_s: float | None) -> float | None:
         return None if time_s is None or self._seconds is None else time_s + self._seconds
@@ -41,6 +44,7 @@ class JoinedSource(Source):
         self.spec = parts[0].spec
         self.container = {"format": "joined", "parts": [part.container for part in parts]}
         self.timeline = self._whole()
+        self._begins: list[int] = []  # where each part that was reached begins, in the whole
 
     def _whole(self) -> Timeline | None:
         timelines = [part.timeline for part in self._parts]
@@ -63,7 +67,9 @@ class JoinedSource(Source):
         frames = 0  # where the part begins, in the whole
         begin: float | None = 0.0
         news: ReadAgainError | None = None
+        self._begins = []
         for part in self._parts:
+            self._begins.append(frames)
             shifted = _Shifted(plan, frames, begin)
             try:
                 for frame in part.read(shifted):
@@ -89,6 +95,22 @@ class JoinedSource(Source):
         self.dropped = sum(part.dropped for part in self._parts)
         self.decoding = {"parts": [part.decoding for part in self._parts]}
         self.warnings = [f"{part.name}: {warning}" for part in self._parts for warning in part.warnings]
+        self.notes = [f"{part.name}: {note}" for part in self._parts for note in part.notes]
+
+    def identity(self) -> dict[str, Any]:
+        return {f"part {number}": part.identity() for number, part in enumerate(self._parts, 1)}
+
+    def state(self) -> dict[str, Any]:
+        return {"parts": [part.state() for part in self._parts]}
+
+    def recall(self, state: dict[str, Any]) -> None:
+        for part, its in zip(self._parts, state.get("parts", []), strict=False):
+            part.recall(its)
+        self.timeline = self._whole()
+
+    def unsettled(self) -> set[int]:
+        reached = zip(self._parts, self._begins, strict=False)
+        return {number + begin for part, begin in reached for number in part.unsettled()}
 
     def begin(self) -> None:
         super().begin()

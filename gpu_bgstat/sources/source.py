@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
+from gpu_bgstat.media import identity
 
 
 class ReadAgainError(SourceError):
@@ -29,10 +31,12 @@ class Source(ABC):
         self.container = {}
         self.spec = None
         self.timeline = None
+        self.files: list[Path] = []  # that it lies in; empty if it cannot be read again
         self.seen = 0  # frames met by the current or last read
         self.damaged = 0  # frames or packets among them that could not be decoded whole
         self.dropped = 0  # frames that were due, and came faster than they were collected: live sources only
         self.warnings: list[str] = []
+        self.notes: list[str] = []  # warnings about this machine rather than the recording
         self.decoding: dict[str, Any] = {}  # how the last read went about it, for the report
 
     @abstractmethod
@@ -51,7 +55,7 @@ class Source(ABC):
     def begin(self) -> None:
         """Forgets what the last read met."""
         self.seen = self.damaged = self.dropped = 0
-        self.warnings = []
+        self.warnings, self.notes = [], []
 
     def due(self, plan: Plan, frames: int) -> Iterator[int]:
         """The indices that are due, of `frames` frames without times; those between count as seen, and are not touched.
@@ -76,6 +80,26 @@ class Source(ABC):
             self.seen += 1
             if plan.due(index, None):
                 yield index
+
+    def identity(self) -> dict[str, Any]:
+        """By what this recording is known again, when an interrupted reading goes on.
+
+        Raises SourceError if it cannot be read twice.
+        """
+        if not self.files:
+            raise SourceError(f"{self.name} cannot be read again from where it stopped, as files can: leave resume out")
+        return identity.of_files(self.files)
+
+    def state(self) -> dict[str, Any]:
+        """What reading has found out so far besides frames, as JSON, for `recall`."""
+        return {}
+
+    def recall(self, state: dict[str, Any]) -> None:  # noqa: B027 (most kinds find out nothing)
+        """Takes in the state of an interrupted reading; the next `read` goes on with it."""
+
+    def unsettled(self) -> set[int]:
+        """Frames that must come once more if reading stops now, though they may have come: more depends on them."""
+        return set()
 
     def check(self, config: Config) -> None:  # noqa: B027 (most kinds take any)
         """Raises ConfigError if these settings cannot be for this kind of input."""

@@ -47,6 +47,7 @@ class TiffSource(Source):
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
+        self.files = [path]
         self._complaints: list[str] = []  # about the file as a whole
         self._missing = 0  # pages that lie beyond the end of the file
         with ExitStack() as opened:

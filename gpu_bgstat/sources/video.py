@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_bgstat.backends import nvdec, trial
+from gpu_bgstat.backends.room import DECODERS_SHARE, default_limit
 from gpu_bgstat.config import Config
 from gpu_bgstat.errors import ConfigError, DeviceError, SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
 from gpu_bgstat.media import packets
 from gpu_bgstat.media.completeness import Promise, complaints, places
-from gpu_bgstat.media.crew import Crew, division
+from gpu_bgstat.media.crew import MOST_BYTES, Crew, division
 from gpu_bgstat.media.decode_plan import Stretch, stretches
 from gpu_bgstat.media.decoder import Decoder, Toll, prepare
 from gpu_bgstat.media.packets import PacketIndex
@@ -54,6 +55,8 @@ class VideoSource(Source):
         self._file = file
         self._config = config or Config()
         self._depth = self._config.depth or 8
+        limit = default_limit(self._config.memory_limit)
+        self._most_bytes = MOST_BYTES if limit is None else min(MOST_BYTES, limit // DECODERS_SHARE)
         self._size = (0, 0)  # of a decoded picture: width, height
         self._deep = False  # whether its values have two bytes
         self._index: PacketIndex | None = None  # None: it cannot be trusted
@@ -62,6 +65,9 @@ class VideoSource(Source):
         self._stopped = ""  # why reading the packets ended early
         self._lost: set[int] = set()  # packets whose frame cannot be decoded
         self._losses = 0  # readings that found some
+        self._tolls: dict[int, Toll] = {}  # of this reading, by the first packet of the stretch
+        self._recalled: dict[int, Toll] = {}  # of one that was interrupted
+        self._open: set[int] = set()  # frames that are due in stretches that are not through
         self._hidden = 0  # packets that an edit list leaves out
         self._opened: list[Any] = []  # for the first decoder: opening takes as long as decoding a few frames
         try:
@@ -169,7 +175,7 @@ class VideoSource(Source):
             why = self._why if index is None else "the samples are chosen while reading"
             self.decoding = {"way": "sequential", "why": why}
             if self._gpu is not None:
-                self.warnings.append("decoded on the CPU although decode=nvdec, since all is read from the beginning")
+                self.notes.append("decoded on the CPU although decode=nvdec, since all is read from the beginning")
             with hearing_interrupts():
                 yield from self._sequential(plan)
         else:
@@ -194,7 +200,9 @@ class VideoSource(Source):
         if not len(times):
             raise self._nothing()
         stop, due, parts = self._stretches(plan, index, indices)
-        crew, toll = self._crew(index, parts), Toll()
+        crew = self._crew(index, parts)
+        self._tolls, self._recalled = self._recalled, {}
+        self._open = set(due)
         self.decoding = {
             "way": "planned",
             "why": f"the packets are known from {index.origin}",
@@ -205,17 +213,57 @@ class VideoSource(Source):
             "decoded_by": "cpu" if self._gpu is None else f"nvdec on gpu:{self._gpu}",
         }
         self._file.expect([_bytes(index, part) for part in parts])
-        for taken, frame in enumerate(crew.frames(parts, toll, ordered=not plan.any_order), 1):
+        for taken, frame in enumerate(crew.frames(parts, self._done, ordered=not plan.any_order), 1):
             self.seen = stop * taken // len(due)
             yield frame
+        toll = Toll()
+        for first in sorted(self._tolls):
+            toll.add(self._tolls[first])
         if toll.lost:
-            times = self._lose(toll.lost, index, due)
+            assert plan.chosen is not None
+            times = self._lose(toll.lost, index, plan.chosen[: bisect_left(plan.chosen, stop)])
         self.seen = min(stop, len(times))
         self._account(toll, index)
         if stop >= len(times):
             if self._stopped:
                 self.warnings.append(f"reading stopped after {len(times)} frames ({self._stopped})")
             self.warnings += complaints(self._promise, times, "are there")
+
+    def _done(self, part: Stretch, toll: Toll) -> None:
+        """Called by the decoders' threads: the damage first, since it counts once its frames are settled."""
+        if toll:
+            self._tolls[part.first] = toll
+        self._open.difference_update([number for number, _ in part.wanted])
+
+    def unsettled(self) -> set[int]:
+        return self._open.copy()
+
+    def identity(self) -> dict[str, Any]:
+        return self._file.identity()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "index": self._index.origin if self._index else None,
+            "why": self._why,
+            "lost": sorted(self._lost),
+            "losses": self._losses,
+            "tolls": {str(first): toll.as_json() for first, toll in self._tolls.copy().items()},
+        }
+
+    def recall(self, state: dict[str, Any]) -> None:
+        if not state:
+            return
+        if state["index"] == packets.PACKETS and self._index and self._index.origin == packets.TABLES:
+            self._scan()
+        self._lost, self._losses = set(state["lost"]), state["losses"]
+        if self._lost and self._index:
+            self._index = self._index.without(self._lost)
+            times = self._index.times_s(self._time_base.numerator, self._time_base.denominator)
+            self.timeline = Timeline(len(times), times, self._index.keyframes)
+        if state["index"] is None and self._index and self.timeline:
+            self._index, self._why = None, state["why"]
+            self.timeline = replace(self.timeline, keyframes=np.empty(0, np.int64))
+        self._recalled = {int(first): Toll.from_json(toll) for first, toll in state["tolls"].items()}
 
     def _stretches(
         self, plan: Plan, index: PacketIndex, indices: Sequence[int]
@@ -237,14 +285,14 @@ class VideoSource(Source):
             f"{self._crew(self._index, parts).decoders} decoders; the packets are known from {self._index.origin}"
         )
 
-    def _lose(self, lost: set[int], index: PacketIndex, due: Sequence[int]) -> NDArray[np.float64]:
+    def _lose(self, lost: set[int], index: PacketIndex, chosen: Sequence[int]) -> NDArray[np.float64]:
         """Takes these packets' frames out of the timeline, and returns its times.
 
         Raises ReadAgainError if the number of a sample moves by that.
         """
         assert self.timeline is not None
         self._lost |= lost
-        moved = bool(due) and min(index.pts[list(lost)]) <= index.pts[index.rows[due[-1]]]
+        moved = bool(chosen) and min(index.pts[list(lost)]) <= index.pts[index.rows[chosen[-1]]]
         index = self._index = index.without(lost)
         times = index.times_s(self._time_base.numerator, self._time_base.denominator)
         self.timeline = Timeline(len(times), times, index.keyframes)
@@ -257,7 +305,7 @@ class VideoSource(Source):
         raise ReadAgainError(f"{self.name}: {len(lost)} frames are lost, so those behind them have other numbers")
 
     def _crew(self, index: PacketIndex, parts: Sequence[Stretch]) -> Crew:
-        decoders, threads = division(len(parts), self._size, self._deep, self._config.decoders)
+        decoders, threads = division(len(parts), self._size, self._deep, self._config.decoders, self._most_bytes)
         if self._gpu is not None:
             decoders = min(decoders, _NVDEC)
 

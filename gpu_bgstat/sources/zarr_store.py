@@ -35,6 +35,7 @@ class ZarrSource(ChunkedSource):
             except DAMAGE as error:
                 raise SourceError(f"{name} is no Zarr array or group that can be read ({error})") from error
             super().__init__(name, self._array, axes, "zarr", self._array.path)
+            self.files = [path]
             opened.pop_all()
 
     def _fetch(self, indices: list[int]) -> tuple[Image, float]:
