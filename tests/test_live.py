@@ -488,7 +488,7 @@ def test_the_command_writes_snapshots_while_it_collects(tmp_path: Path) -> None:
     piped = Piped(tmp_path / "out")
     piped.feed(10, 20, 30)
     assert piped.wait_for_samples(3)["snapshot"] is True
-    assert set(tree(tmp_path / "out")) == set(OUTPUTS)
+    assert {name for name in tree(tmp_path / "out") if name[0] != "."} == set(OUTPUTS)  # the next one may be on its way
     shown = cv2.imread(str(tmp_path / "out" / "background_est.png"), cv2.IMREAD_UNCHANGED)
     assert shown is not None and (shown == 20).all()
     assert "snapshot while collecting went on" in (tmp_path / "out" / "report.html").read_text()

@@ -101,7 +101,7 @@ def _make(folder: Path, made: list[Path]) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except FileExistsError as error:
-        what = "a link that leads nowhere" if Path(error.filename).is_symlink() else "a file"
+        what = "a file" if Path(error.filename).exists() else "a link that leads nowhere"
         raise OutputError(
             f"{folder} cannot be written to ({error.filename} is {what}): give a folder with -o"
         ) from error
