@@ -471,7 +471,7 @@ class Piped:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.child.process.poll() is None:
             told = report_of(self.folder)
-            if told.get("frames", {}).get("sampled") == count and not list(self.folder.glob("*.part")):
+            if told.get("frames", {}).get("sampled") == count and not list(self.folder.glob(".*")):  # all renamed
                 return told
         raise AssertionError(f"no snapshot of {count} samples, but {report_of(self.folder)}")
 
