@@ -253,12 +253,20 @@ def demo_command(output: Path, seconds: int, quiet: bool) -> None:
         click.echo(told)
 
 
+def hush_opencv() -> None:
+    """Our one line says it; OpenCV's would come on top."""
+    opencv_4: Any = getattr(cv2, "setLogLevel", None)
+    silent = 0
+    if opencv_4 is not None:
+        opencv_4(silent)
+    else:
+        cv2.utils.logging.setLogLevel(silent)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2.utils.logging.setLogLevel(
-        cv2.utils.logging.LOG_LEVEL_SILENT
-    )  # our one line says it; OpenCV's would come on top
+    hush_opencv()
     stdout: Any = sys.stdout
     if isinstance(stdout, TextIOWrapper):
         stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal's encoding lacks

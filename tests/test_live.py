@@ -29,7 +29,7 @@ from test_command import MODULE, Child, tree
 
 from gpu_bgstat import Background, Config, Progress, Snapshots, estimate
 from gpu_bgstat.arena import Arena
-from gpu_bgstat.cli import main
+from gpu_bgstat.cli import hush_opencv, main
 from gpu_bgstat.errors import ConfigError, OutputError, SourceError
 from gpu_bgstat.media import live
 from gpu_bgstat.outputs import OUTPUTS
@@ -42,7 +42,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # cameras that are away a
 
 @pytest.fixture(autouse=True)
 def quiet_opencv() -> None:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    hush_opencv()
 
 
 @pytest.fixture(autouse=True)
@@ -471,7 +471,7 @@ class Piped:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.child.process.poll() is None:
             told = report_of(self.folder)
-            if told.get("frames", {}).get("sampled") == count and not list(self.folder.glob("*.part")):
+            if told.get("frames", {}).get("sampled") == count and not list(self.folder.glob(".*")):  # all renamed
                 return told
         raise AssertionError(f"no snapshot of {count} samples, but {report_of(self.folder)}")
 
