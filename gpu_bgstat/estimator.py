@@ -15,6 +15,7 @@ from gpu_bgstat.conform import Conformer
 from gpu_bgstat.errors import BgstatError, DeviceError, TooFewSamplesError
 from gpu_bgstat.finalize import finalize, middle_ranks
 from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Run, Sample
+from gpu_bgstat.oddities import Watch
 from gpu_bgstat.ring import Ring
 from gpu_bgstat.schedule import Planned, Running
 
@@ -39,6 +40,7 @@ class BackgroundEstimator:
         self._plan = plan or Running(self.config)
         self._conform: Conformer | None = None
         self._ring: Ring | None = None
+        self._watch = Watch()
         self._closed = False
         self._seen = 0
 
@@ -92,14 +94,19 @@ class BackgroundEstimator:
         if self._ring is None or self._conform is None:
             self.setup(FrameSpec.of(frame.pixels))
         assert self._ring is not None and self._conform is not None
+        resized = self._conform.resized
         pixels = self._conform(frame.pixels)
         if self._ring.full and isinstance(self._plan, Running) and self.config.keep == "spread":
             self._plan.double()
             self._ring.thin(self._plan.survives)
+            self._watch.keep(self._ring.samples)
             if not self._plan.survives(frame.index):
                 return False
         brightness = sum(cv2.sumElems(pixels)) / pixels.size
+        if self._ring.full:
+            self._watch.forget(self._ring.oldest.index)
         self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness))
+        self._watch.see(frame.index, pixels, self._conform.resized > resized)
         return True
 
     @property
@@ -128,7 +135,7 @@ class BackgroundEstimator:
         run = Run(
             device=self._ring.device,
             frames_seen=self._seen,
-            resized=self._conform.resized,
+            resized=self._watch.resized(self._ring.samples),
             sample_bytes=count * self._conform.spec.bytes,
             warnings=(*self.warnings, *self._oddities()),
             timings_s=timings,
@@ -136,15 +143,13 @@ class BackgroundEstimator:
         return Background(background, reduced.variance, stable, heat, self._ring.samples, self.config, run)
 
     def _oddities(self) -> list[str]:
-        assert self._conform is not None
+        assert self._conform is not None and self._ring is not None
         dtype = self._conform.spec.dtype
         notes = [
             f"frames of type {name} were clipped to the range of {dtype} and truncated"
             for name in sorted(self._conform.clipped)
         ]
-        if self._conform.resized:
-            notes.append(f"{self._conform.resized} samples had another size than the first and were resized to it")
-        return notes
+        return [*notes, *self._watch.told(self._ring.samples)]
 
     def close(self) -> None:
         """Gives the ring's memory back; the estimator cannot be used afterwards, and says so."""

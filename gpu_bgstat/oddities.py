@@ -1,4 +1,4 @@
-"""What is odd about the samples: another size in the middle, black ones, a picture that stands still, a camera that moved.
+"""What is odd about the samples: another size in the middle, black ones, frozen pictures, a moved camera.
 
 Each sample leaves a small `Look` when it is added. They are judged together, in the order of their indices, when the
 background is made: in which order decoders delivered them must not matter.
@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -28,8 +29,9 @@ _FROZEN = 5  # identical samples in a row
 _GROUP = 5  # samples, at least, whose median shows the scene without what moves
 _GROUPS = 12  # at most; four are needed
 _MOVED = 0.007  # of the width: a shift of 1 % is found although half a group may be from before it
-_ALIKE = 0.55  # correlation of gradients, once the pictures are aligned
-_BETTER = 0.15  # by which aligning them must raise it
+_ALIKE = 0.5  # correlation of gradients, once the pictures are aligned
+_BETTER = 0.06  # by which aligning them must raise it
+_DISTORTED = 0.15  # a map that turns or zooms by more than this fits noise
 _NAMED = 5  # stretches that are listed one by one
 _LONG_S = 600.0  # recordings longer than this have clock times
 
@@ -57,7 +59,8 @@ class Look:
         """The inverse of `to_json`; raises ValueError, KeyError or TypeError on anything else."""
         fields: dict[str, Any] = json.loads(text)
         pixels = np.frombuffer(base64.b64decode(fields.pop("thumbnail"), validate=True), np.uint8)
-        return cls(**fields, thumbnail=pixels.reshape(fields.pop("shape")))
+        shape = fields.pop("shape")
+        return cls(**fields, thumbnail=pixels.reshape(shape))
 
     @classmethod
     def at(cls, pixels: Image, resized: bool) -> Look:
@@ -65,7 +68,7 @@ class Look:
         height, width = pixels.shape[:2]
         size = (min(_WIDE, width), max(1, round(height * min(_WIDE, width) / width)))
         grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
-        small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        small: Any = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         white = int(np.iinfo(pixels.dtype).max)
         level, deviation = float(small.mean()), float(small.std())
         if white > 255:
@@ -76,9 +79,9 @@ class Look:
 
 def checksum(pixels: Image) -> int:
     """32 bits of all bytes; several times as fast as CRC-32 alone, which comes last, over blocks folded by XOR."""
-    data = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
+    data: Any = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
     blocks = len(data) // (8 * _BLOCK)
-    words = data[: blocks * 8 * _BLOCK].view(np.uint64).reshape(blocks, _BLOCK)
+    words: Any = data[: blocks * 8 * _BLOCK].view(np.uint64).reshape(blocks, _BLOCK)
     folded = np.bitwise_xor.reduce(words, axis=0) if blocks else words
     return zlib.crc32(data[blocks * 8 * _BLOCK :], zlib.crc32(folded))
 
@@ -126,7 +129,7 @@ class Watch:
             told.append(f"{sum(black)} samples are black: {where(_runs(black))}; --exclude leaves them out")
         if any(frozen):
             told.append(
-                f"the picture is frozen, {sum(frozen)} samples repeat the one before bit for bit: {where(_runs(frozen))}"
+                f"the picture is frozen, {sum(frozen)} samples in a row are equal bit for bit: {where(_runs(frozen))}"
             )
         lit = [place for place, dark in enumerate(black) if not dark]
         for place, pixels in moves([looks[place] for place in lit]):
@@ -153,7 +156,7 @@ def _black(looks: Sequence[Look]) -> list[bool]:
 
 def _frozen(looks: Sequence[Look], black: Sequence[bool]) -> list[bool]:
     """Which samples belong to a stretch of identical ones; black ones are told of by themselves."""
-    same = [False, *(a.checksum == b.checksum for a, b in zip(looks, looks[1:], strict=False))][: len(looks)]
+    same = [False, *(a.checksum == b.checksum for a, b in pairwise(looks))][: len(looks)]
     frozen = [False] * len(looks)
     for first, last in _runs([here and not dark for here, dark in zip(same, black, strict=True)]):
         if last - first + 2 >= _FROZEN:  # with the sample before, which they repeat
@@ -221,16 +224,16 @@ def moves(looks: Sequence[Look]) -> Iterator[tuple[int, float]]:
 
 
 def _edges(grey: NDArray[Any]) -> NDArray[np.float32]:
-    """The gradients' strength, of which light changes little; its root, so that a few bright edges do not rule."""
-    smooth = cv2.GaussianBlur(np.asarray(grey, np.float32), (3, 3), 0)
+    """The gradients' strength, of which light changes little."""
+    smooth = cv2.GaussianBlur(np.asarray(grey, np.float32), (5, 5), 0)
     dx, dy = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
-    edges: NDArray[np.float32] = np.sqrt(np.hypot(dx, dy))
+    edges: NDArray[np.float32] = np.hypot(dx, dy)
     return edges
 
 
 def _alike(one: NDArray[np.float32], other: NDArray[np.float32], rim: int) -> float:
     """The correlation coefficient of two pictures without their rim; 0 if one is flat."""
-    a, b = (picture[rim:-rim, rim:-rim].ravel() for picture in (one, other))
+    a, b = (np.asarray(picture)[rim:-rim, rim:-rim].ravel() for picture in (one, other))
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norm if norm else 0.0
@@ -239,37 +242,47 @@ def _alike(one: NDArray[np.float32], other: NDArray[np.float32], rim: int) -> fl
 def _displacement(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
     """By how many pixels of the thumbnail the scene moved, in the mean; 0 if that explains nothing.
 
-    Phase correlation tells the shift, and the enhanced correlation coefficient (Evangelidis and Psarakis, PAMI 2008)
-    goes on from there to rotation and zoom.
+    The peak of the normalised correlation tells the shift to a pixel, and the enhanced correlation coefficient
+    (Evangelidis and Psarakis, PAMI 2008) goes on from there to its fractions, rotation and zoom.
     """
     height, width = before.shape
     rim = max(2, round(0.06 * min(height, width)))
-    (dx, dy), _ = cv2.phaseCorrelate(before, after, cv2.createHanningWindow((width, height), cv2.CV_32F))
-    if max(abs(dx) / width, abs(dy) / height) > 0.3:
-        dx = dy = 0.0
+    far_x, far_y = max(2, width // 8), max(2, height // 8)
+    found = cv2.matchTemplate(after, before[far_y:-far_y, far_x:-far_x], cv2.TM_CCOEFF_NORMED)
+    peak_x, peak_y = cv2.minMaxLoc(found)[3]
+    dx, dy = peak_x - far_x, peak_y - far_y
     unmoved = _alike(before, after, rim)
     best, moved = unmoved, 0.0
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-4)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    for shift in ((dx, dy), (0.0, 0.0)):
-        warp: Any = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
-        try:
-            _, warp = cv2.findTransformECC(before, after, warp, cv2.MOTION_AFFINE, criteria, None, 5)
-        except cv2.error:  # it does not converge: the shift alone must do
-            warp = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
-        back = cv2.warpAffine(after, warp, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    shift: Any = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
+    for warp in (shift, _refined(before, after, shift)):
+        back: Any = cv2.warpAffine(after, warp, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
         alike = _alike(before, back, rim)
         if alike > best:
-            far_x = warp[0, 0] * x + warp[0, 1] * y + warp[0, 2] - x
-            far_y = warp[1, 0] * x + warp[1, 1] * y + warp[1, 2] - y
-            best, moved = alike, float(np.hypot(far_x, far_y).mean())
+            best, moved = alike, _mean_shift(warp, width, height)
     return moved if best >= _ALIKE and best - unmoved >= _BETTER else 0.0
+
+
+def _refined(before: NDArray[np.float32], after: NDArray[np.float32], warp: Any) -> Any:
+    """The affine map that aligns the two best, from this one on; this one itself if that ends in a distortion."""
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
+    align: Any = cv2.findTransformECC  # its stubs refuse None as the mask
+    try:
+        _, refined = align(before, after, warp.copy(), cv2.MOTION_AFFINE, criteria, None, 5)
+    except cv2.error:  # it does not converge
+        return warp
+    return refined if np.abs(refined[:, :2] - np.eye(2)).max() <= _DISTORTED else warp
+
+
+def _mean_shift(warp: Any, width: int, height: int) -> float:
+    """By how many pixels this map moves the points of a picture, in the mean."""
+    y, x = np.mgrid[0:height, 0:width]
+    far_x = warp[0, 0] * x + warp[0, 1] * y + warp[0, 2] - x
+    far_y = warp[1, 0] * x + warp[1, 1] * y + warp[1, 2] - y
+    return float(np.hypot(far_x, far_y).mean())
 
 
 def _split(looks: Sequence[Look], before: NDArray[np.float32], after: NDArray[np.float32]) -> int:
     """How many of these samples are from before the move."""
-    gains = [
-        _alike(edges, after, 2) - _alike(edges, before, 2) for edges in (_edges(look.thumbnail) for look in looks)
-    ]
+    gains = [_alike(edges, after, 2) - _alike(edges, before, 2) for edges in (_edges(look.thumbnail) for look in looks)]
     sums = np.concatenate([[0.0], np.cumsum(gains)])
     return min(int(sums.argmin()), len(looks) - 1)

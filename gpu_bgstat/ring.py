@@ -41,6 +41,11 @@ class Ring:
         """The live samples in order of their index."""
         return tuple(sorted(self._samples, key=lambda sample: sample.index))
 
+    @property
+    def oldest(self) -> Sample:
+        """The sample that the next one overwrites; only a full ring has one."""
+        return self._samples[self._oldest]
+
     def add(self, pixels: Image, sample: Sample) -> None:
         if not self.full:
             self._store.put(len(self._samples), pixels)

@@ -25,6 +25,7 @@ class Sequential:
         self._origin: int | None = None
         self.times_s = array("d")  # of all frames so far
         self.toll = Toll()
+        self.harmed_s: list[tuple[float, float]] = []  # from the last sound frame to the first one behind the damage
         self.stopped = ""  # why reading ended before the file did
 
     def pictures(self) -> Iterator[tuple[float, VideoFrame]]:
@@ -32,17 +33,34 @@ class Sequential:
         last: Fraction | None = None  # exact, since a float that has added up is never equal to a timestamp
         with closing(self._file.open()) as container:
             prepare(container, 0)
+            harmed = False
             for packet in self._packets(container):
+                harmed |= packet.is_corrupt
                 try:
                     pictures = packet.decode()
                 except av.error.FFmpegError:
                     self.toll.undecodable += 1
+                    harmed = True
                     continue
                 for picture in pictures:
                     self.toll.marked += picture.is_corrupt
+                    before = float(last or 0)
                     last = self._time_s(picture, last)
                     self.times_s.append(float(last))
+                    self._note(before, float(last), harmed or picture.is_corrupt)
+                    harmed = False
                     yield self.times_s[-1], picture
+
+            if harmed:
+                self._note(float(last or 0), float(last or 0), True)
+
+    def _note(self, begin_s: float, end_s: float, harmed: bool) -> None:
+        """Places of damage that touch one another are one."""
+        if not harmed:
+            return
+        if self.harmed_s and self.harmed_s[-1][1] >= begin_s:
+            begin_s, _ = self.harmed_s.pop()
+        self.harmed_s.append((begin_s, end_s))
 
     def _packets(self, container: Any) -> Iterator[Any]:
         try:
