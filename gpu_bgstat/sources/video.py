@@ -314,7 +314,7 @@ class VideoSource(Source):
             self.warnings.append(f"reading stopped after {self.seen} frames ({reading.stopped})")
         self.damaged = reading.toll.frames
         if self.damaged:
-            within = f"; within {places(reading.harmed_s)}" if reading.harmed_s else ""
+            within = f"; within {places(spans)}" if (spans := reading.harmed_s()) else ""
             self.warnings.append(f"{reading.toll.told()}{within}")
 
     def _nothing(self) -> SourceError:
