@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import pytest
+from conftest import recording
 
 from gpu_bgstat.arena import Arena
 from gpu_bgstat.config import Config
@@ -15,7 +16,6 @@ from gpu_bgstat.estimator import BackgroundEstimator
 from gpu_bgstat.frames import Image, Sample
 from gpu_bgstat.oddities import Look, Watch, checksum
 from gpu_bgstat.pipeline import estimate
-from tests.conftest import recording
 
 STILL = list(Arena(width=160, height=120, animals=2, asleep=0.2).frames(60))
 
