@@ -25,7 +25,7 @@ from typing import Any, Literal
 import av
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from gpu_bgstat.backends.scratch import opened
 from gpu_bgstat.config import MEANS, Config
@@ -33,6 +33,7 @@ from gpu_bgstat.errors import CheckpointError
 from gpu_bgstat.frames import FrameSpec, Sample
 from gpu_bgstat.interrupts import uninterrupted
 from gpu_bgstat.journal import Journal, sync_folder
+from gpu_bgstat.oddities import Look
 from gpu_bgstat.schedule import Planned
 from gpu_bgstat.version import __version__
 
@@ -70,6 +71,7 @@ class Kept(_Record):
     index: int
     time_s: float | None
     brightness: float
+    look: str
 
 
 class Commit(_Record):
@@ -95,6 +97,7 @@ class Checkpoint:
         self.source: dict[str, Any] = {}
         self.frame: FrameSpec | None = None
         self.samples: list[Sample] = []
+        self.looks: list[Look] = []  # of the samples
         self.clipped: list[str] = []
         self.size = 0  # of the samples' file
         self._unsettled: set[int] = set()
@@ -132,7 +135,7 @@ class Checkpoint:
                     self._new_reading(Reading.model_validate(record))
                 else:
                     self._take(Commit.model_validate(record, strict=False))
-        except (ValidationError, CheckpointError) as error:
+        except (ValueError, KeyError, TypeError, CheckpointError) as error:  # pydantic's is a ValueError
             reason = error if isinstance(error, CheckpointError) else "its journal cannot be understood"
             raise CheckpointError(
                 f"the checkpoint in {self.folder} does not fit: {reason}; remove the folder to start anew"
@@ -141,7 +144,7 @@ class Checkpoint:
 
     def _new_reading(self, reading: Reading) -> None:
         self.plan, self.source = reading.plan, reading.source
-        self.samples, self.clipped, self.frame = [], [], None
+        self.samples, self.looks, self.clipped, self.frame = [], [], [], None
         self._unsettled = set()
         self._told = 0
 
@@ -151,7 +154,9 @@ class Checkpoint:
             self.frame = FrameSpec(width, height, channels, np.dtype(dtype))
         if not 0 <= commit.first <= len(self.samples):
             raise CheckpointError("its journal leaves samples out")
-        self.samples[commit.first :] = [Sample(**kept.model_dump()) for kept in commit.samples]
+        kept = [sample.model_dump() for sample in commit.samples]
+        self.looks[commit.first :] = [Look.from_json(sample.pop("look")) for sample in kept]
+        self.samples[commit.first :] = [Sample(**sample) for sample in kept]
         self._unsettled = set(commit.unsettled)
         self.clipped, self.size = commit.clipped, commit.size
         self.source = self.source if commit.source is None else commit.source
@@ -201,6 +206,7 @@ class Checkpoint:
         sync: Callable[[], None],
         frame: FrameSpec | None,
         samples: Sequence[Sample],
+        look: Callable[[Sample], Look],
         unsettled: set[int],
         clipped: Iterable[str],
         source: dict[str, Any],
@@ -215,7 +221,7 @@ class Checkpoint:
         record = Commit(
             frame=None if frame is None else (frame.width, frame.height, frame.channels, str(frame.dtype)),
             first=self._told,
-            samples=[Kept(**asdict(sample)) for sample in samples[self._told :]],
+            samples=[Kept(**asdict(sample), look=look(sample).to_json()) for sample in samples[self._told :]],
             size=os.fstat(self.file.fileno()).st_size,
             unsettled=sorted(unsettled & there),
             clipped=sorted(clipped),

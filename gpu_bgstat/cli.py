@@ -54,6 +54,7 @@ def _setting_options(command: Command) -> Command:
         click.option("--start", metavar="PLACE", help=_help("start")),
         click.option("--end", metavar="PLACE", help=_help("end")),
         click.option("--duration", type=float, metavar="SECONDS", help=_help("duration")),
+        click.option("--exclude", metavar="BEGIN-END", multiple=True, help=_help("exclude") + "; may be repeated"),
         click.option("--gray", is_flag=True, default=None, help=_help("gray")),
         click.option("--depth", type=click.Choice(["8", "16"]), help=_help("depth")),
         click.option("--threshold", type=float, help=_help("threshold")),

@@ -47,6 +47,29 @@ def frame_number(place: float | str) -> int | None:
     return int(place[:-1]) if isinstance(place, str) else None
 
 
+def stretch(value: Any) -> tuple[float | str, float | str]:
+    """A stretch of a recording, [begin, end): "10:00-10:45", "90-120", "2700f-2900f", or a pair of positions."""
+    parts = value.split("-") if isinstance(value, str) else value
+    if not isinstance(parts, tuple | list) or len(parts) != 2:
+        raise ValueError(f"{value!r} is no stretch: give two places, such as 10:00-10:45, 90-120 or 2700f-2900f")
+    begin, end = position(parts[0]), position(parts[1])
+    kinds = {type(begin), type(end)}
+    first, last = (frame_number(place) or 0 if kinds == {str} else place for place in (begin, end))
+    if len(kinds) == 1 and float(first) >= float(last):
+        raise ValueError(f"{begin}-{end} ends before it has begun: give the earlier place first")
+    return begin, end
+
+
+def _stretches(value: Any) -> Any:
+    """Any number of stretches; a single one need not stand in a list."""
+    one = isinstance(value, str)
+    if isinstance(value, tuple | list) and len(value) == 2:
+        one = not any(isinstance(part, tuple | list) or "-" in str(part) for part in value)
+    if not one and not isinstance(value, tuple | list):
+        raise ValueError("must be stretches such as 10:00-10:45")
+    return tuple(stretch(part) for part in ([value] if one else value))
+
+
 def _whole(value: Any) -> Any:
     """NumPy integers are whole numbers too; True is not."""
     if isinstance(value, bool):
@@ -88,6 +111,7 @@ def memory_size(value: Any) -> int:
 
 
 Position = Annotated[float | str, BeforeValidator(position)]
+Stretches = Annotated[tuple[tuple[float | str, float | str], ...], BeforeValidator(_stretches)]
 Pixels = Annotated[int, BeforeValidator(_whole)]
 
 
@@ -143,6 +167,9 @@ class Config(BaseModel):
         gt=0,
         allow_inf_nan=False,
         description="seconds: a live stream that drops out is opened again, until nothing came for so long",
+    )
+    exclude: Stretches = Field(
+        (), description="stretches BEGIN-END, places as for start; no frame from BEGIN up to END is a sample"
     )
     decode: Literal["auto", "cpu", "nvdec"] = Field(
         "auto", description="what decodes video: auto and cpu the CPU, nvdec an NVIDIA GPU's decoder (or fail)"

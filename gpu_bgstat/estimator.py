@@ -19,6 +19,7 @@ from gpu_bgstat.conform import Conformer
 from gpu_bgstat.errors import BgstatError, TooFewSamplesError
 from gpu_bgstat.finalize import finalize, middle_ranks
 from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Run, Sample
+from gpu_bgstat.oddities import Look, Watch
 from gpu_bgstat.ring import Ring
 from gpu_bgstat.schedule import Planned, Running
 
@@ -50,6 +51,7 @@ class BackgroundEstimator:
         self._conform: Conformer | None = None
         self._ring: Ring | None = None
         self._kept = kept
+        self._watch = Watch()
         self._closed = False
         self._seen = 0
         self.frame_spec: FrameSpec | None = None  # of the recording's frames; known with the first one
@@ -96,21 +98,30 @@ class BackgroundEstimator:
         if self._ring is None or self._conform is None:
             self.setup(FrameSpec.of(frame.pixels))
         assert self._ring is not None and self._conform is not None
+        resized = self._conform.resized
         pixels = self._conform(frame.pixels)
         if self._ring.full and isinstance(self._plan, Running) and self.config.keep == "spread":
             self._plan.double()
             self._ring.thin(self._plan.survives)
+            self._watch.keep(self._ring.samples)
             if not self._plan.survives(frame.index):
                 return False
         brightness = sum(cv2.sumElems(pixels)) / pixels.size
-        self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness))
+        self._watch.see(frame.index, pixels, self._conform.resized > resized)
+        if dropped := self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness)):
+            self._watch.forget(dropped.index)
         return True
 
-    def recall(self, spec: FrameSpec, samples: Sequence[Sample], clipped: Iterable[str]) -> None:
-        """Takes the samples that lie in the kept file already, in order of their slots, for frames of this spec."""
+    def recall(self, spec: FrameSpec, samples: Sequence[Sample], looks: Iterable[Look], clipped: Iterable[str]) -> None:
+        """Takes the samples that lie in the kept file already, in order of their slots, for frames of this spec.
+
+        looks  of the samples, in the same order
+        """
         self.setup(spec)
         assert self._ring is not None and self._conform is not None
         self._ring.recall(samples)
+        for sample, look in zip(samples, looks, strict=True):
+            self._watch.recall(sample.index, look)
         self._conform.clipped.update(clipped)
 
     def sync(self) -> None:
@@ -122,6 +133,10 @@ class BackgroundEstimator:
     def slots(self) -> tuple[Sample, ...]:
         """The samples in order of their slots."""
         return self._ring.slots if self._ring else ()
+
+    def look(self, sample: Sample) -> Look:
+        """What is remembered of a sample that is kept."""
+        return self._watch.look(sample.index)
 
     @property
     def clipped(self) -> set[str]:
@@ -154,7 +169,7 @@ class BackgroundEstimator:
         run = Run(
             device=self._ring.device,
             frames_seen=self._seen,
-            resized=self._conform.resized,
+            resized=self._watch.resized(self._ring.samples),
             sample_bytes=count * self._conform.spec.bytes,
             warnings=(*self.warnings, *self._oddities()),
             notes=tuple(self.notes),
@@ -163,15 +178,13 @@ class BackgroundEstimator:
         return Background(background, reduced.variance, stable, heat, self._ring.samples, self.config, run)
 
     def _oddities(self) -> list[str]:
-        assert self._conform is not None
+        assert self._conform is not None and self._ring is not None
         dtype = self._conform.spec.dtype
         notes = [
             f"frames of type {name} were clipped to the range of {dtype} and truncated"
             for name in sorted(self._conform.clipped)
         ]
-        if self._conform.resized:
-            notes.append(f"{self._conform.resized} samples had another size than the first and were resized to it")
-        return notes
+        return [*notes, *self._watch.told(self._ring.samples)]
 
     def close(self) -> None:
         """Gives the ring's memory back; the estimator cannot be used afterwards, and says so."""

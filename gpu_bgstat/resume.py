@@ -48,7 +48,7 @@ class Resume:
         checkpoint.begin(plan, self._recording.state())
         if checkpoint.frame is None:
             return plan
-        estimator.recall(checkpoint.frame, checkpoint.samples, checkpoint.clipped)
+        estimator.recall(checkpoint.frame, checkpoint.samples, checkpoint.looks, checkpoint.clipped)
         settled = checkpoint.settled
         _LOG.info("resumed: %d of %d samples are in %s", len(settled), len(plan.indices), checkpoint.folder)
         return plan.without(settled)
@@ -78,7 +78,15 @@ class Resume:
             return
         unsettled = self._recording.unsettled()  # before the state, which then knows at least as much
         state = self._recording.state()
-        checkpoint.commit(estimator.sync, estimator.frame_spec, estimator.slots, unsettled, estimator.clipped, state)
+        checkpoint.commit(
+            estimator.sync,
+            estimator.frame_spec,
+            estimator.slots,
+            estimator.look,
+            unsettled,
+            estimator.clipped,
+            state,
+        )
 
     def close(self) -> None:
         if self._checkpoint:

@@ -43,19 +43,24 @@ class Ring:
         """The live samples in order of their index."""
         return tuple(sorted(self._samples, key=lambda sample: sample.index))
 
-    def add(self, pixels: Image, sample: Sample) -> None:
-        """Takes a sample; one that `recall` knows, and that was read once more, takes its old place."""
+    def add(self, pixels: Image, sample: Sample) -> Sample | None:
+        """Takes a sample; returns the one that it overwrites.
+
+        A sample that `recall` knows, and that was read once more, takes its old place.
+        """
         if (slot := self._again.pop(sample.index, None)) is not None:
             self._store.put(slot, pixels)
             self._samples[slot] = sample
-            return
+            return None
         if not self.full:
             self._store.put(len(self._samples), pixels)
             self._samples.append(sample)
-            return
-        self._store.put(self._oldest, pixels)
-        self._samples[self._oldest] = sample
-        self._oldest = (self._oldest + 1) % self._slots
+            return None
+        slot, self._oldest = self._oldest, (self._oldest + 1) % self._slots
+        dropped = self._samples[slot]
+        self._store.put(slot, pixels)
+        self._samples[slot] = sample
+        return dropped
 
     def recall(self, samples: Sequence[Sample]) -> None:
         """Takes the samples that a file held when it was opened: the first slots, in this order."""

@@ -3,6 +3,7 @@
     every=3                    ..x..x..x..x..x..x          (x is a sample, . is skipped)
     keep=recent, 3 at most     ...........x..x..x
     keep=spread, 3 at most     .....x.....x.....x          thinned evenly, the last sample included
+    exclude                    ..x..x[.......]..x          counted through, and dropped before anything is thinned
 
 Where the length is known before reading, the plan is `Planned`. Where it is not (a camera, a pipe), it is
 `Running`: `recent` drops the oldest sample for each new one, `spread` doubles its interval each time that
@@ -74,6 +75,7 @@ class Running:
         self.notes = (_NO_KEYFRAMES,) if config.snap else ()
         self.stride = 1  # every stride-th of the every-th frames; spread doubles it when the ring is full
         self._first: tuple[int, float | None] | None = None
+        self._dropped: list[tuple[int, int]] = []  # runs of every-th frames in `exclude`: the first one, how many
 
     def due(self, index: int, time_s: float | None) -> bool:
         if self._first is None:
@@ -82,7 +84,27 @@ class Running:
             self._first = (index, time_s)
         if self.over(index, time_s):
             return False
-        return (index - self._first[0] + 1) % (self._config.every * self.stride) == 0
+        excluded = self._excluded(index, time_s)
+        if (index - self._first[0] + 1) % self._config.every:
+            return False
+        if excluded:
+            self._drop(index)
+            return False
+        return self.survives(index)
+
+    def _excluded(self, index: int, time_s: float | None) -> bool:
+        return any(
+            _reached(begin, index, time_s, "exclude") and not _reached(end, index, time_s, "exclude")
+            for begin, end in self._config.exclude
+        )
+
+    def _drop(self, index: int) -> None:
+        first, count = self._dropped[-1] if self._dropped else (0, 0)
+        behind = first + count * self._config.every  # the next of that run
+        if count and index == behind:
+            self._dropped[-1] = (first, count + 1)
+        elif not count or index > behind:
+            self._dropped.append((index, 1))
 
     def over(self, index: int, time_s: float | None) -> bool:
         config = self._config
@@ -99,9 +121,14 @@ class Running:
         self.stride *= 2
 
     def survives(self, index: int) -> bool:
-        """Whether a sample taken earlier is one of the thinned schedule too."""
+        """Whether a sample taken earlier is one of the thinned schedule too.
+
+        Only what `exclude` leaves is counted, so that thinning halves it, wherever the excluded stretches lie.
+        """
         first = self._first[0] if self._first else 0
-        return (index - first + 1) % (self._config.every * self.stride) == 0
+        place, beside = divmod(index - first + 1, self._config.every)
+        place -= sum(count for begin, count in self._dropped if begin < index)
+        return beside == 0 and place % self.stride == 0
 
 
 def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
@@ -112,7 +139,10 @@ def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
     if timeline is None:
         return Running(config)
     first, stop = _range(timeline, config)
-    candidates = range(first + config.every - 1, stop, config.every)
+    candidates: Sequence[int] = range(first + config.every - 1, stop, config.every)
+    excluded = [(_locate(timeline, a, "exclude"), _locate(timeline, b, "exclude")) for a, b in config.exclude]
+    if excluded:
+        candidates = _outside(np.asarray(candidates, np.int64), excluded).tolist()
     if config.keep == "recent":
         samples = list(candidates[-config.max_samples :])
     else:
@@ -124,7 +154,16 @@ def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
     keyframes = timeline.keyframes[
         np.searchsorted(timeline.keyframes, first) : np.searchsorted(timeline.keyframes, stop)
     ]
+    keyframes = _outside(keyframes, excluded)
     return Planned(snapped(samples, keyframes), stop, any_order=True, notes=_few(samples, keyframes))
+
+
+def _outside(numbers: NDArray[np.int64], excluded: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Those of the frame numbers that lie in none of the stretches [begin, end)."""
+    inside = np.zeros(len(numbers), bool)
+    for begin, end in excluded:
+        inside |= (begin <= numbers) & (numbers < end)
+    return numbers[~inside]
 
 
 def snapped(samples: Sequence[int], keyframes: NDArray[np.int64]) -> list[int]:

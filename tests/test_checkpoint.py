@@ -450,7 +450,7 @@ TREE = st.recursive(
 @given(
     st.lists(
         st.dictionaries(
-            st.sampled_from(["kind", "plan", "source", "frame", "samples", "unsettled", "clipped", "format"]),
+            st.sampled_from(["kind", "plan", "source", "frame", "samples", "unsettled", "clipped", "first"]),
             st.one_of(
                 TREE, st.sampled_from(["reading", "commit"]), st.just([{"index": 1, "time_s": 2, "brightness": 3}])
             ),

@@ -70,6 +70,15 @@ def test_explicit_settings_override_a_preset() -> None:
         ({"end": 3, "duration": 3}, "exclude each other"),
         ({"start": "9f", "duration": 3}, "start=9f is a frame number"),
         ({"device": "tpu"}, "device='tpu'"),
+        ({"exclude": "10:00"}, "'10:00' is no stretch"),
+        ({"exclude": "1-2-3"}, "'1-2-3' is no stretch"),
+        ({"exclude": "-5-10"}, "'-5-10' is no stretch"),
+        ({"exclude": "a-b"}, "exclude='a-b'"),
+        ({"exclude": "10-10"}, "10.0-10.0 ends before it has begun"),
+        ({"exclude": ["1-2", "20f-10f"]}, "20f-10f ends before it has begun"),
+        ({"exclude": [(1, 2, 3)]}, "(1, 2, 3) is no stretch"),
+        ({"exclude": 5}, "exclude=5: must be stretches"),
+        ({"exclude": None}, "exclude=None"),
         ({"evary": 3}, "evary=3: no such setting"),
     ],
 )
@@ -109,6 +118,25 @@ def test_positions(text: Any, value: float | str) -> None:
     assert Config(start=text).start == value
 
 
+@pytest.mark.parametrize(
+    ("given_", "want"),
+    [
+        ("10:00-10:45", ((600.0, 645.0),)),
+        ("90 - 120.5", ((90.0, 120.5),)),
+        ((90, 120), ((90.0, 120.0),)),
+        (("1:00", "2:00"), ((60.0, 120.0),)),
+        (["2700f-2900f"], (("2700f", "2900f"),)),
+        (["90-120", "2700f-2900f"], ((90.0, 120.0), ("2700f", "2900f"))),
+        ([(90, 120), ("100f", 30)], ((90.0, 120.0), ("100f", 30.0))),
+        ([], ()),
+    ],
+)
+def test_stretches_to_exclude(given_: Any, want: Any) -> None:
+    config = Config(exclude=given_)
+    assert config.exclude == want
+    assert Config.from_json(config.to_json()) == config
+
+
 def test_frame_numbers() -> None:
     assert frame_number("2700f") == 2700
     assert frame_number(90.0) is None
@@ -136,6 +164,11 @@ def test_it_is_immutable() -> None:
     roi=st.none() | st.tuples(*[st.integers(1, 5000)] * 4),
     start=st.none() | st.floats(0, 1e5) | st.integers(0, 10**6).map("{}f".format),
     depth=st.sampled_from([None, 8, 16]),
+    exclude=st.lists(
+        st.tuples(st.floats(0, 1e5), st.floats(1, 1e5)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+        | st.tuples(st.integers(0, 10**6), st.integers(1, 99)).map(lambda pair: f"{pair[0]}f-{sum(pair)}f"),
+        max_size=4,
+    ),
 )
 def test_json_there_and_back(**settings: Any) -> None:
     config = Config(**settings)

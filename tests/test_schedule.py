@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -92,3 +92,78 @@ def test_a_range_beyond_the_end_has_no_samples() -> None:
     assert plan(Timeline(10), Config(every=1, start="20f")).indices == ()
     times = np.arange(10) / 10
     assert plan(Timeline(10, times), Config(every=1, start=9, duration=1)).indices == ()
+
+
+@given(
+    frames=st.integers(0, 1500),
+    every=st.integers(1, 9),
+    limit=st.integers(2, 40),
+    keep=st.sampled_from(["recent", "spread"]),
+    start=st.integers(0, 200),
+    excluded=st.lists(st.tuples(st.integers(0, 1600), st.integers(1, 500)), max_size=5),
+    seconds=st.booleans(),
+)
+def test_excluded_frames_are_no_samples_and_the_rest_is_even(
+    frames: int,
+    every: int,
+    limit: int,
+    keep: Literal["recent", "spread"],
+    start: int,
+    excluded: list[tuple[int, int]],
+    seconds: bool,
+) -> None:
+    """Planned and running, against counting by hand; 4 frames a second, whose times are exact."""
+    times = np.arange(frames) / 4
+    unit: Any = (lambda k: k / 4) if seconds else "{}f".format
+    config = Config(
+        every=every,
+        max_samples=limit,
+        keep=keep,
+        start=f"{start}f",
+        exclude=[(unit(begin), unit(begin + length)) for begin, length in excluded],
+    )
+    left = [
+        k
+        for k in range(start, frames)
+        if (k - start + 1) % every == 0 and not any(begin <= k < begin + length for begin, length in excluded)
+    ]
+    planned = plan(Timeline(frames, times), config)
+    want = left[-limit:] if keep == "recent" else [left[k] for k in spread(len(left), limit)]
+    assert list(planned.indices or ()) == want
+
+    running, ring = Running(config), list[int]()
+    for k in range(frames):
+        if not running.due(k, k / 4):
+            continue
+        if len(ring) == limit and keep == "spread":
+            running.double()
+            ring = [index for index in ring if running.survives(index)]
+            if not running.survives(k):
+                continue
+        ring = [*ring, k][-limit:]
+    stride = 1
+    while keep == "spread" and len(left) // stride > limit:
+        stride *= 2
+    assert ring == left[stride - 1 :: stride][-limit:]
+
+
+def test_no_keyframe_inside_an_excluded_stretch() -> None:
+    timeline = Timeline(100, None, np.arange(0, 100, 5))
+    planned = plan(timeline, Config(every=10, snap="keyframe", exclude=["30f-52f", "77f-80f"]))
+    assert not [k for k in planned.indices or () if 30 <= k < 52 or 77 <= k < 80]
+    assert len(planned.indices or ()) == 7  # 39 and 49 are left out; 29 and 79 move
+
+    crowded = Timeline(100, None, np.array([0, 40, 45, 90]))
+    assert plan(crowded, Config(every=10, snap="keyframe", exclude="30f-52f")).indices == (0, 90)
+
+
+def test_excluded_seconds_need_times() -> None:
+    config = Config(every=1, exclude="2-3")
+    with pytest.raises(ConfigError, match=r"exclude=2\.0 s needs frame times.*2700f"):
+        plan(Timeline(10), config)
+    with pytest.raises(ConfigError, match=r"exclude=2\.0 s needs frame times"):
+        Running(config).due(0, None)
+
+
+def test_all_excluded_leaves_nothing() -> None:
+    assert plan(Timeline(50), Config(every=5, exclude="0f-50f")).indices == ()

@@ -497,7 +497,7 @@ def test_damaged_images_in_the_middle(suffix: str, tmp_path: Path, capfd: pytest
     assert same((frame.pixels for frame in frames), (picture_file(paths[index]) for index in (0, 1, 3, 6, 7)))
     assert source.damaged == 3 and source.seen == 8
     for number, warning in zip((2, 4, 5), source.warnings, strict=True):
-        assert f"f{number}{suffix} cannot be read" in warning
+        assert f"f{number}{suffix} (frame {number}) cannot be read" in warning
     assert capfd.readouterr().err == ""
 
 

@@ -14,6 +14,8 @@ from av.video.frame import VideoFrame
 from gpu_bgstat.media.decoder import Toll, prepare
 from gpu_bgstat.media.video_file import VideoFile, film, reason
 
+_TOGETHER_S = 0.5  # damage that is no further apart is told as one stretch
+
 
 class Sequential:
     """One reading. Packets that cannot be decoded are counted in `toll` and passed over."""
@@ -25,6 +27,8 @@ class Sequential:
         self._origin: int | None = None
         self.times_s = array("d")  # of all frames so far
         self.toll = Toll()
+        self._unit_s = Fraction(0)  # of timestamps
+        self._harmed_s: list[Fraction] = []  # timestamps of packets and frames with damage
         self.stopped = ""  # why reading ended before the file did
 
     def pictures(self) -> Iterator[tuple[float, VideoFrame]]:
@@ -37,17 +41,39 @@ class Sequential:
                     pictures = packet.decode()
                 except av.error.FFmpegError:
                     self.toll.undecodable += 1
+                    self._note(packet)
                     continue
                 for picture in pictures:
-                    self.toll.marked += picture.is_corrupt
+                    if picture.is_corrupt:
+                        self.toll.marked += 1
+                        self._note(picture)
                     last = self._time_s(picture, last)
                     self.times_s.append(float(last))
                     yield self.times_s[-1], picture
 
+    def _note(self, harmed: Any) -> None:
+        """A decoder with several threads may complain a few packets late."""
+        if harmed.pts is not None and harmed.time_base is not None:
+            self._harmed_s.append(harmed.pts * harmed.time_base)
+            self._unit_s = harmed.time_base
+
+    def harmed_s(self) -> list[tuple[float, float]]:
+        """First and last time of each stretch of damage, as far as it has timestamps."""
+        spans: list[tuple[float, float]] = []
+        for absolute_s in sorted(self._harmed_s):
+            time_s = max(0.0, float(absolute_s - (self._origin or 0) * self._unit_s))
+            if spans and time_s - spans[-1][1] <= _TOGETHER_S:
+                spans[-1] = (spans[-1][0], time_s)
+            else:
+                spans.append((time_s, time_s))
+        return spans
+
     def _packets(self, container: Any) -> Iterator[Any]:
         try:
             for packet in container.demux(film(container)):
-                self.toll.incomplete += packet.is_corrupt
+                if packet.is_corrupt:
+                    self.toll.incomplete += 1
+                    self._note(packet)
                 yield packet
         except av.error.FFmpegError as error:
             self.stopped = reason(error)

@@ -73,7 +73,7 @@ class ImageSource(Source):
             pixels = _load(path)
             if pixels is None:
                 self.damaged += 1
-                self.warnings.append(f"damage: {path.name} cannot be read; its sample is missing")
+                self.warnings.append(f"damage: {path.name} (frame {index}) cannot be read; its sample is missing")
             else:
                 yield Frame(index, None, pixels)
 

@@ -362,7 +362,8 @@ class VideoSource(Source):
             self.warnings.append(f"reading stopped after {self.seen} frames ({reading.stopped})")
         self.damaged = reading.toll.frames
         if self.damaged:
-            self.warnings.append(reading.toll.told())
+            within = f"; within {places(spans)}" if (spans := reading.harmed_s()) else ""
+            self.warnings.append(f"{reading.toll.told()}{within}")
 
     def _nothing(self) -> SourceError:
         return SourceError(f"{self.name}: not one frame could be decoded; is the file whole?")
