@@ -73,6 +73,7 @@ class BackgroundEstimator:
         if isinstance(self._plan, Planned):
             slots = max(1, len(self._plan.indices))
         self._conform = conform
+        self._watch = Watch(slots)
         self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, self._kept))
 
     def _check_open(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from gpu_bgstat.frames import Image, Sample
 
 _WIDE = 160  # pixels of a thumbnail, at most
+_MOST_BYTES = 1 << 26  # of all thumbnails together: from some 4,600 samples on, they are smaller
 _ROWS = 4  # of a sample for each row of its thumbnail; all of them would cost three times as much
 _BLOCK = 4093  # words of 8 bytes; a prime, so that what moves down by whole rows does not cancel out
 _BLACK = 16.0  # mean grey level of 255; video black is 16 where its range was not expanded
@@ -64,10 +66,11 @@ class Look:
         return cls(**fields, thumbnail=pixels.reshape(shape))
 
     @classmethod
-    def at(cls, pixels: Image, resized: bool) -> Look:
-        """The look of a sample (H, W[, 3]), uint8 or uint16."""
+    def at(cls, pixels: Image, resized: bool, most_bytes: int = _MOST_BYTES) -> Look:
+        """The look of a sample (H, W[, 3]), uint8 or uint16; its thumbnail takes about `most_bytes` at most."""
         height, width = pixels.shape[:2]
-        size = (min(_WIDE, width), max(1, round(height * min(_WIDE, width) / width)))
+        wide = max(1, min(_WIDE, width, math.isqrt(most_bytes * width // height)))
+        size = (wide, max(1, min(round(height * wide / width), most_bytes)))
         rows = pixels[:: max(1, height // (_ROWS * size[1]))]  # the same ones of each sample: a shift stays a shift
         grey = rows if rows.ndim == 2 else cv2.cvtColor(rows, cv2.COLOR_BGR2GRAY)
         small: Any = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
@@ -91,12 +94,14 @@ def checksum(pixels: Image) -> int:
 class Watch:
     """The looks of the samples that the ring holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, samples: int = 1) -> None:
+        """`samples` is how many there will be at most: the memory of all thumbnails together is bounded."""
         self._looks: dict[int, Look] = {}
+        self._most_bytes = _MOST_BYTES // max(1, samples)
 
     def see(self, index: int, pixels: Image, resized: bool) -> Look:
         """Remembers a sample; its look is returned for a journal."""
-        look = self._looks[index] = Look.at(pixels, resized)
+        look = self._looks[index] = Look.at(pixels, resized, self._most_bytes)
         return look
 
     def look(self, index: int) -> Look:

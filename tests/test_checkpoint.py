@@ -131,7 +131,7 @@ def test_killed_at_random_moments(film: Path, mended: Path, tmp_path: Path) -> N
             settings_ = config(every=2, decoders=decoders)
             want = undisturbed(source, settings_)
             here = str(tmp_path / f"{Path(source).stem}-{decoders}")
-            runs = [Run(source, settings_, here, after_s=rng.uniform(0.02, 0.4), slow_s=0.005) for _ in range(8)]
+            runs = [Run(source, settings_, here, after_s=rng.uniform(0.05, 0.4), slow_s=0.02) for _ in range(8)]
             outcomes = in_turn([*runs, Run(source, settings_, here)])
             assert any(outcome.killed for outcome in outcomes)
             same(outcomes[-1], want)
@@ -251,8 +251,11 @@ def test_results_that_cannot_be_written_leave_the_checkpoint(film: Path, small_d
     assert not (tmp_path / "mine").exists()
 
 
-def test_a_disk_that_fills_up_under_the_checkpoint(mended: Path, small_disk: Path) -> None:
+def test_a_disk_that_fills_up_under_the_checkpoint(
+    mended: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A clear error; what was told stays true, and the run goes on when there is room."""
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
     film, here = mended.parent / "whole.mp4", small_disk / "checkpoint"
     want = estimate(film, Config(every=4, device="cpu"))
 

@@ -138,3 +138,12 @@ def test_real_recordings_of_fixed_cameras_are_silent(name: str) -> None:
 def test_the_black_beginning_of_a_real_recording_is_told() -> None:
     run = estimate(recording("animals/tracktorlive_ant.mp4"), Config(every=2, end="80f", device="cpu")).run
     assert any(text.startswith("5 samples are black: 0.0 s to 0.3 s") for text in run.warnings)
+
+
+@pytest.mark.parametrize("shape", [(2160, 3840, 3), (5, 4000), (4000, 5), (1, 1)])
+@pytest.mark.parametrize("samples", [600, 65_535])
+def test_thumbnails_of_many_samples_take_bounded_memory(shape: tuple[int, ...], samples: int) -> None:
+    watch = Watch(samples)
+    look = watch.see(0, np.zeros(shape, np.uint8), False)
+    assert 1 <= look.thumbnail.nbytes <= (1 << 26) // samples
+    assert watch.look(0) is look
