@@ -37,12 +37,11 @@ from gpu_bgstat.media.pixels import PixelReader
 from gpu_bgstat.media.remote import hearing_interrupts
 from gpu_bgstat.media.sequential import Sequential
 from gpu_bgstat.media.sift import FalseIndexError
-from gpu_bgstat.media.video_file import LocalFile, VideoFile, film
+from gpu_bgstat.media.video_file import LocalFile, VideoFile, film, packets_of
 from gpu_bgstat.sources.source import ReadAgainError, Source
 
 _MOST_LOSSES = 4  # readings that may find lost frames; after that a plan costs more than it saves
 _NVDEC = 2  # decoders on one GPU: an idle one while the other's pictures are converted
-_CHUNK_HEAD = 8  # bytes of an AVI packet that its size leaves out
 _LOG = logging.getLogger("gpu_bgstat")
 
 
@@ -117,7 +116,7 @@ class VideoSource(Source):
         """Learns the size of the first picture that can be decoded; returns the first packet, or None."""
         first = None
         with suppress(av.error.FFmpegError):
-            for packet in container.demux(film(container)):
+            for packet in packets_of(container):
                 first = packet if first is None and packet.size else first
                 with suppress(av.error.FFmpegError):
                     for picture in packet.decode():
@@ -331,4 +330,4 @@ class VideoSource(Source):
 def _bytes(index: PacketIndex, part: Stretch) -> tuple[int, int]:
     """Where the packets of a stretch lie in the file."""
     begin = index.begin[part.first : part.stop]
-    return int(begin.min()), int((begin + index.size[part.first : part.stop]).max()) + _CHUNK_HEAD
+    return int(begin.min()), int((begin + index.size[part.first : part.stop]).max()) + packets.CHUNK_HEAD
