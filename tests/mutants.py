@@ -130,8 +130,10 @@ class Met:
     shows: int | None
 
 
-def in_sequence(path: Path, known: dict[int, int]) -> list[Met] | None:
-    """Every frame by a plain decoder with one thread, which passes over what it cannot decode; None if none opens.
+def in_sequence(path: Path, known: dict[int, int]) -> tuple[list[Met], bool]:
+    """Every frame by a plain decoder with one thread, which passes over what it cannot decode; whether these are all.
+
+    They are not where the file does not open, or the decoder got stuck, as PyAV's may after an error.
 
     A time that is missing or does not increase is that of the frame before plus one frame.
     """
@@ -146,6 +148,8 @@ def in_sequence(path: Path, known: dict[int, int]) -> list[Met] | None:
             for packet in _packets(container):
                 try:
                     pictures: list[Any] = stream.codec_context.decode(packet)
+                except av.error.BlockingIOError:
+                    return met, False
                 except av.error.FFmpegError:
                     continue
                 for picture in pictures:
@@ -159,8 +163,8 @@ def in_sequence(path: Path, known: dict[int, int]) -> list[Met] | None:
                     last = now
                     met.append(Met(float(now), known.get(pixels_hash(to_bgr(picture)))))
     except (av.error.FFmpegError, IndexError, ValueError):
-        return None
-    return met
+        return [], False
+    return met, True
 
 
 def _packets(container: Any) -> Iterator[Any]:
@@ -220,13 +224,11 @@ def judge(source: Path, path: Path) -> tuple[str, list[str]]:
         frames, reader = dense(path, known)
     except BgstatError:
         return outcome, []
-    truth = in_sequence(path, known)
-    if truth is None:
-        return outcome, []
+    truth, complete = in_sequence(path, known)
     faults = []
     for index, frame in frames.items():
         if index >= len(truth):
-            faults.append(f"frame {index} of {len(truth)}")
+            faults += [f"frame {index} of {len(truth)}"] if complete else []
         elif frame.shows is not None and truth[index].shows is not None and frame.shows != truth[index].shows:
             faults.append(f"frame {index} shows {frame.shows}, and should show {truth[index].shows}")
         elif abs(frame.time_s - truth[index].time_s) > 1e-6:

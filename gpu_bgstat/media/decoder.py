@@ -119,7 +119,7 @@ class Decoder:
                 return
             toll.incomplete += bool(packet and packet.is_corrupt and at in counted)
             try:
-                pictures = self._codec.decode(None) if packet is None else packet.decode()
+                pictures = decoded(self._codec, packet)
             except av.error.FFmpegError:
                 toll.undecodable += at in counted
                 continue
@@ -223,6 +223,19 @@ class Decoder:
 
     def close(self) -> None:
         self._container.close()
+
+
+def decoded(codec: Any, packet: Any) -> list[VideoFrame]:
+    """The pictures that come out for this packet, or at the end (None); raises FFmpegError.
+
+    After an error, the decoder may hold a part of the packet before, which PyAV cannot fetch, and refuse all others for
+    good: it is emptied then, and goes on.
+    """
+    try:
+        return list(codec.decode(None) if packet is None else packet.decode())
+    except av.error.BlockingIOError:
+        codec.flush_buffers()
+        return [] if packet is None else list(packet.decode())
 
 
 def prepare(container: Any, threads: int, *, strict: bool = False) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import av.error
 from av.video.frame import VideoFrame
 
-from gpu_bgstat.media.decoder import Toll, prepare
+from gpu_bgstat.media.decoder import Toll, decoded, prepare
 from gpu_bgstat.media.video_file import VideoFile, film, packets_of, reason
 
 
@@ -36,7 +36,7 @@ class Sequential:
             self._time_base = film(container).time_base
             for packet in self._packets(container):
                 try:
-                    pictures = film(container).codec_context.decode(None) if packet is None else packet.decode()
+                    pictures = decoded(film(container).codec_context, packet)
                 except av.error.FFmpegError:
                     self.toll.undecodable += 1
                     continue
