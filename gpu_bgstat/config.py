@@ -13,9 +13,10 @@ from gpu_bgstat.errors import ConfigError
 
 MAX_SAMPLES_LIMIT = 65_535  # keeps T * sum(x**2) of 16-bit samples below 2**64 and counts within uint16
 
-_CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>[0-5]?\d):(?P<s>[0-5]?\d(?:\.\d+)?)$")
+_CLOCK = re.compile(r"(?:(?P<h>\d{1,9}):)?(?P<m>[0-5]?\d):(?P<s>[0-5]?\d(?:\.\d+)?)$")
+_SHOWN = 80  # characters of a bad value
 _DEVICE = re.compile(r"auto|cpu|gpu(:all|:\d{1,3}(,\d{1,3})*)?")
-_FRAME_NUMBER = re.compile(r"(?P<n>\d+)f$")
+_FRAME_NUMBER = re.compile(r"(?P<n>\d{1,18})f$")
 
 
 def position(value: Any) -> float | str:
@@ -27,8 +28,7 @@ def position(value: Any) -> float | str:
     if _FRAME_NUMBER.match(text):
         return text
     if clock := _CLOCK.match(text):
-        minutes = int(clock["h"] or 0) * 60 + int(clock["m"])
-        return minutes * 60 + float(clock["s"])
+        return int(clock["h"] or 0) * 3600 + int(clock["m"]) * 60 + float(clock["s"])
     try:
         seconds = float(text)
     except ValueError:
@@ -190,6 +190,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def _short(value: Any) -> str:
+    """A value as it may stand in a message: one line of bounded length."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits than Python prints
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def _one_line(error: ValidationError) -> str:
     """All complaints in one line: `every=0: Input should be greater than or equal to 1`."""
     parts = []
@@ -200,5 +209,9 @@ def _one_line(error: ValidationError) -> str:
         name = str(item["loc"][0]) if item["loc"] else ""
         known = Config.model_fields.get(name)
         unit = f" ({known.description})" if known else ""
-        parts.append(f"{name}={item['input']!r}: {message}{unit}" if name else message)
+        parts.append(
+            f"{name if name.isidentifier() else _short(name)}={_short(item['input'])}: {message}{unit}"
+            if name
+            else message
+        )
     return "; ".join(dict.fromkeys(parts))

@@ -234,7 +234,10 @@ def judge(source: Path, path: Path) -> tuple[str, list[str]]:
         elif abs(frame.time_s - truth[index].time_s) > 1e-6:
             faults.append(f"frame {index} is at {frame.time_s} s, and should be at {truth[index].time_s} s")
     if faults:
-        faults = [f"{len(frames)} frames, {len(truth)} in sequence; {reader.decoding}; {reader.damaged}; {reader.warnings}", *faults]
+        faults = [
+            f"{len(frames)} frames, {len(truth)} in sequence; {reader.decoding}; {reader.damaged}; {reader.warnings}",
+            *faults,
+        ]
     return outcome, faults[:6]
 
 

@@ -96,6 +96,8 @@ def _open_many(texts: Sequence[str], config: Config | None, name: str | None = N
     paths = [Path(text) for text in texts]
     for path in paths:
         _check(path)
+        if path.suffix.lower() in images.SUFFIXES:
+            _check_file(path)
     if len(paths) > 1 and all(path.suffix.lower() in images.SUFFIXES for path in paths):
         return _open_images(name or f"{paths[0]} … {paths[-1]}", paths)
     return _join(texts, config)
@@ -129,6 +131,11 @@ def _check(path: Path) -> None:
         raise SourceError(f"{path} cannot be opened ({getattr(error, 'strerror', error)}): check the name") from error
 
 
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise SourceError(f"{path} is no file: give a recording, camera:0, or - for raw frames on standard input")
+
+
 def _open_path(path: Path, config: Config | None) -> Source:
     _check(path)
     path, inside = divided(path)
@@ -139,8 +146,7 @@ def _open_path(path: Path, config: Config | None) -> Source:
         raise SourceError(f"{path}::{inside}: only HDF5 files and Zarr stores hold arrays with names; give {path}")
     if path.is_dir():
         return _open_images(str(path), images.in_folder(path))
-    if not path.is_file():
-        raise SourceError(f"{path} is no file: give a recording, camera:0, or - for raw frames on standard input")
+    _check_file(path)
     if not path.stat().st_size:
         raise SourceError(f"{path} is empty")
     if suffix in HDF5_SUFFIXES:

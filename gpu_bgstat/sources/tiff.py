@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 import tifffile
 
-from gpu_bgstat.errors import SourceError
-from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline
+from gpu_bgstat.errors import BgstatError, SourceError
+from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline, check_size
 from gpu_bgstat.sources.mapped import at_random, copy_frame
 from gpu_bgstat.sources.source import Source
 
@@ -75,7 +75,8 @@ class TiffSource(Source):
         if len(self._pages) < 2 and (self._complaints or self._missing):
             reason = "".join(f" ({complaint})" for complaint in self._complaints[:1])
             raise SourceError(f"{path} is damaged, only {len(self._pages)} pages can be read{reason}: is it whole?")
-        first = next((pixels for pixels in map(self._try, range(len(self._pages))) if pixels is not None), None)
+        check_size(self._first.imagewidth, self._first.imagelength)
+        first = next((pixels for pixels in map(self._try, _tried(len(self._pages))) if pixels is not None), None)
         if first is None:
             raise SourceError(
                 f"{path}: none of {len(self._pages)} pages can be read: is it whole, and does it need "
@@ -175,11 +176,16 @@ class TiffSource(Source):
         self._opened.close()
 
 
+def _tried(pages: int) -> list[int]:
+    """Of which page the first that can be read becomes the pattern: of very many, each once is more than one waits for."""
+    return sorted({*range(min(pages, _MANY_PAGES)), *range(0, pages, max(1, pages // _MANY_PAGES))})
+
+
 def holds_stack(path: Path) -> bool:
     """Whether a file is a TIFF of more than one frame."""
     try:
         source = TiffSource(path)
-    except SourceError:
+    except BgstatError:
         return False
     source.close()
     return source.timeline is not None and source.timeline.frames > 1

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from gpu_bgstat.backends import nvdec, trial
 from gpu_bgstat.config import Config
-from gpu_bgstat.errors import ConfigError, DeviceError, SourceError
-from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
+from gpu_bgstat.errors import ConfigError, DeviceError, FrameError, SourceError
+from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline, check_size
 from gpu_bgstat.media import packets
 from gpu_bgstat.media.completeness import Promise, complaints, places
 from gpu_bgstat.media.crew import Crew, division
@@ -97,6 +97,8 @@ class VideoSource(Source):
         """What the header says."""
         stream = film(container)
         codec = stream.codec_context
+        if codec.width or codec.height:  # some containers leave it to the first picture
+            self._check_size(codec.width, codec.height)
         rate = stream.average_rate or stream.guessed_rate
         self._frame_s = 1 / Fraction(rate) if rate else Fraction(0)
         self._time_base = Fraction(stream.time_base)
@@ -111,6 +113,12 @@ class VideoSource(Source):
             "duration_s": container.duration / 1e6 if container.duration else None,
             "frames_in_header": stream.frames or None,
         }
+
+    def _check_size(self, width: int, height: int) -> None:
+        try:
+            check_size(width, height)
+        except FrameError as error:
+            raise SourceError(f"{self.name}: {error}") from error
 
     def _look(self, container: Any) -> Any:
         """Learns the size of the first picture that can be decoded; returns the first packet, or None."""
