@@ -158,7 +158,7 @@ def in_sequence(path: Path, known: dict[int, int]) -> tuple[list[Met], bool]:
                     else:
                         now = last + interval
                         if first is not None and picture.pts is not None:
-                            stamp = (picture.pts - first) * Fraction(stream.time_base)
+                            stamp = (picture.pts - first) * Fraction(stream.time_base or 0)
                             now = stamp if stamp > last else now
                     last = now
                     met.append(Met(float(now), known.get(pixels_hash(to_bgr(picture)))))

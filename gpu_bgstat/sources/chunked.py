@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from gpu_bgstat.backends.memory import free_host_bytes, size_text
-from gpu_bgstat.errors import SourceError
+from gpu_bgstat.errors import FrameError, SourceError
 from gpu_bgstat.frames import MAX_FRAMES, Frame, FrameSpec, Image, Plan, Timeline, check_size
 from gpu_bgstat.sources.source import Source
 
@@ -60,7 +60,10 @@ class ChunkedSource(Source):
         self._dtype: np.dtype[Any] = array.dtype
         if not 0 < sizes["T"] <= MAX_FRAMES:
             raise SourceError(f"{name} has shape {array.shape}: it holds no frame, or more than any recording")
-        check_size(max(0, sizes["X"]), max(0, sizes["Y"]))
+        try:
+            check_size(sizes["X"], sizes["Y"])
+        except FrameError as error:
+            raise SourceError(f"{name}: {error}") from error
         self.spec = FrameSpec.of(np.broadcast_to(np.zeros((), self._dtype), self._frame_shape))
         self.timeline = Timeline(sizes["T"])
         chunks = array.chunks
@@ -130,7 +133,8 @@ def _check_chunks(name: str, chunks: tuple[int, ...] | None, item_bytes: int) ->
     need, free = math.prod(chunks or (0,)) * item_bytes, free_host_bytes()
     if free is not None and need > free // 2:
         raise SourceError(
-            f"{name} has chunks of {size_text(need)} each, and {size_text(free)} of memory are free: store it in smaller ones"
+            f"{name} has chunks of {size_text(need)} each, and {size_text(free)} of memory are free: "
+            "store it in smaller ones"
         )
 
 

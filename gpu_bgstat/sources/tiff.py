@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 import tifffile
 
-from gpu_bgstat.errors import BgstatError, SourceError
+from gpu_bgstat.errors import BgstatError, FrameError, SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline, check_size
 from gpu_bgstat.sources.mapped import at_random, copy_frame
 from gpu_bgstat.sources.source import Source
@@ -52,6 +52,9 @@ class TiffSource(Source):
         with ExitStack() as opened:
             try:
                 handle = opened.enter_context(path.open("rb", buffering=_BUFFER_BYTES))
+                if _circular(handle):
+                    raise SourceError(f"{path} is no TIFF that can be read: its pages go round in a circle")
+                handle.seek(0)
                 with _heard(self._complaints):
                     self._file = tifffile.TiffFile(handle)
             except _DAMAGE as error:
@@ -75,7 +78,10 @@ class TiffSource(Source):
         if len(self._pages) < 2 and (self._complaints or self._missing):
             reason = "".join(f" ({complaint})" for complaint in self._complaints[:1])
             raise SourceError(f"{path} is damaged, only {len(self._pages)} pages can be read{reason}: is it whole?")
-        check_size(self._first.imagewidth, self._first.imagelength)
+        try:
+            check_size(self._first.imagewidth, self._first.imagelength)
+        except FrameError as error:
+            raise SourceError(f"{path}: {error}") from error
         first = next((pixels for pixels in map(self._try, _tried(len(self._pages))) if pixels is not None), None)
         if first is None:
             raise SourceError(
@@ -176,8 +182,35 @@ class TiffSource(Source):
         self._opened.close()
 
 
+def _circular(file: BinaryIO) -> bool:
+    """Whether a page that comes later is said to follow on the last: tifffile would go round without an end.
+
+    Brent's way (1980): one place waits, and is moved to where the walk is after 1, 2, 4, … steps.
+    """
+    head = file.read(16)
+    order, big = "<" if head.startswith(b"II") else ">", 43 in head[2:4]
+    form, count_form, tag_bytes = (f"{order}Q", f"{order}Q", 20) if big else (f"{order}I", f"{order}H", 12)
+    count_bytes, offset_bytes = struct.calcsize(count_form), struct.calcsize(form)
+    waits, steps, limit = 0, 0, 1
+    try:
+        at = struct.unpack_from(form, head, 8 if big else 4)[0]
+        while at:
+            if at == waits:
+                return True
+            if steps == limit:
+                waits, steps, limit = at, 0, 2 * limit
+            file.seek(at)
+            tags = struct.unpack(count_form, file.read(count_bytes))[0]
+            file.seek(at + count_bytes + tags * tag_bytes)
+            at = struct.unpack(form, file.read(offset_bytes))[0]
+            steps += 1
+    except (struct.error, OSError, OverflowError, ValueError):
+        return False  # the chain is broken: tifffile tells where
+    return False
+
+
 def _tried(pages: int) -> list[int]:
-    """Of which page the first that can be read becomes the pattern: of very many, each once is more than one waits for."""
+    """Pages of which the first that can be read is the pattern of all: of very many, not each, which may take hours."""
     return sorted({*range(min(pages, _MANY_PAGES)), *range(0, pages, max(1, pages // _MANY_PAGES))})
 
 
