@@ -14,6 +14,7 @@ from gpu_bgstat.errors import ConfigError
 MAX_SAMPLES_LIMIT = 65_535  # keeps T * sum(x**2) of 16-bit samples below 2**64 and counts within uint16
 
 _CLOCK = re.compile(r"(?:(?P<h>\d{1,9}):)?(?P<m>[0-5]?\d):(?P<s>[0-5]?\d(?:\.\d+)?)$")
+_MOST = 1 << 53  # of whole numbers: what every reader of JSON gets right
 _SHOWN = 80  # characters of a bad value
 _DEVICE = re.compile(r"auto|cpu|gpu(:all|:\d{1,3}(,\d{1,3})*)?")
 _FRAME_NUMBER = re.compile(r"(?P<n>\d{1,18})f$")
@@ -68,7 +69,7 @@ def _device(value: Any) -> Any:
 
 
 Position = Annotated[float | str, BeforeValidator(position)]
-Pixels = Annotated[int, BeforeValidator(_whole)]
+Pixels = Annotated[int, BeforeValidator(_whole), Field(ge=-_MOST, le=_MOST)]
 
 
 class Config(BaseModel):
@@ -80,7 +81,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     every: Annotated[int, BeforeValidator(_whole)] = Field(
-        100, ge=1, description="frames: the N-th, 2N-th, 3N-th … frame of the range is a sample"
+        100, ge=1, le=_MOST, description="frames: the N-th, 2N-th, 3N-th … frame of the range is a sample"
     )
     max_samples: Annotated[int, BeforeValidator(_whole)] = Field(
         600, ge=2, le=MAX_SAMPLES_LIMIT, description="samples: at most this many are kept"

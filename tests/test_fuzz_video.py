@@ -2,9 +2,9 @@
 
 What "no wrong frame index" can mean: where all frames are read, a frame has the number and the time that a plain
 decoder gives it which begins at the beginning and passes over what it cannot decode. Which frame it is, its pixels
-tell, as long as they are still those of a frame of the whole recording; of a frame whose pixels are harmed, only number and
-time are held against the plain decoder. (Where only samples are decoded, damage between them may go unnoticed, and
-then shifts numbers: docs/decoding.md.)
+tell, as long as they are still those of a frame of the whole recording; of a frame whose pixels are harmed, only
+number and time are held against the plain decoder. Where only samples are decoded, damage between them may go
+unnoticed, and then shifts numbers: docs/decoding.md.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ CLIPS: dict[str, Clip] = {
     "hevc.mp4": Clip("mp4", "libx265", HEVC, gop=None, frames=60, size=TINY),
     "vp9.webm": Clip("webm", "libvpx-vp9", VP9, gop=12, frames=60, size=TINY),
 }
-OF_EACH_CLIP = int(os.environ.get("N1", "50"))
-OF_EACH_RECORDING = int(os.environ.get("N2", "12"))
+OF_EACH_CLIP = 50
+OF_EACH_RECORDING = 12
 
 
 @dataclass
@@ -128,7 +128,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_mutants_of_clips(clips: dict[str, Path], tmp_path: Path) -> None:
     mutants = [(path, seed) for path in clips.values() for seed in range(OF_EACH_CLIP)]
     outcomes, faults = run(mutants, tmp_path)
-    print(outcomes)
     assert not faults, "\n".join(faults)
     assert outcomes.total() == len(mutants)
 
@@ -138,6 +137,5 @@ def test_mutants_of_recordings(tmp_path: Path) -> None:
     recordings = sorted((RECORDINGS / "codec").iterdir())
     mutants = [(path, seed) for path in recordings for seed in range(OF_EACH_RECORDING)]
     outcomes, faults = run(mutants, tmp_path)
-    print(outcomes)
     assert not faults, "\n".join(faults)
     assert outcomes.total() == len(mutants)

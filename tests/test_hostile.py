@@ -48,7 +48,7 @@ def command(*arguments: str | bytes, folder: Path) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        preexec_fn=limited,
+        preexec_fn=limited,  # noqa: PLW1509 (no threads here)
     ) as process:
         try:
             _, err = process.communicate(timeout=LIMIT_S)
@@ -119,8 +119,9 @@ def tiff(width: int, height: int) -> bytes:
             writer.write(SMALL[..., 0], photometric="minisblack", compression="zlib", metadata=None)
     data = bytearray(buffer.getvalue())
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        pages: Any = file.pages
         places = [
-            (page.tags[tag].valueoffset, number) for page in file.pages for tag, number in ((256, width), (257, height))
+            (page.tags[tag].valueoffset, number) for page in pages for tag, number in ((256, width), (257, height))
         ]
     for place, number in places:
         data[place - 6 : place + 4] = struct.pack("<HII", 4, 1, number)  # a long instead of a short
@@ -284,7 +285,7 @@ def test_a_zip_bomb(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "less.npz", "w", zipfile.ZIP_DEFLATED) as zipped:
         zipped.writestr("arr.npy", npy("(10000, 100, 100)", body=bytes(100_000_000)))
         zipped.filelist[0].file_size = 1000
-    refused("less.npz", tmp_path, "less.npz is no NumPy file", "needs 100000000 bytes")
+    refused("less.npz", tmp_path, "less.npz is no NumPy file that can be read")
 
 
 def test_zarr_and_hdf5_that_claim_to_be_huge(tmp_path: Path) -> None:

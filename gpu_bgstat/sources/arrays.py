@@ -97,18 +97,15 @@ def load_stack(path: Path) -> StackSource:
     """
     try:
         if _is_array(path):
-            return StackSource(at_random(_map(path, 0)), str(path), path.suffix.lstrip(".").lower())
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                name = _only(loaded, path)
+            stack = _map(path, 0)
+        else:  # NumPy would leave a file open that it cannot read
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                name = _only(archive, path)
                 mapped = _mapped(path, f"{name}.npy")
-                loaded = _unpacked(loaded, name, path) if mapped is None else mapped
+                stack = _unpacked(archive, name, path) if mapped is None else mapped
     except _DAMAGE as error:
         raise SourceError(f"{path} is no NumPy file that can be read ({error})") from error
-    if not isinstance(loaded, np.ndarray):
-        raise SourceError(f"{path} holds something else than an array: save a stack with numpy.savez")
-    return StackSource(at_random(loaded), str(path), path.suffix.lstrip(".").lower())
+    return StackSource(at_random(stack), str(path), path.suffix.lstrip(".").lower())
 
 
 def _only(archive: np.lib.npyio.NpzFile, path: Path) -> str:
