@@ -22,7 +22,7 @@ from gpu_bgstat.backends.devices import read_devices
 from gpu_bgstat.checkpoint import left_behind, remove
 from gpu_bgstat.config import PRESETS, Config
 from gpu_bgstat.demo import run_demo
-from gpu_bgstat.errors import BgstatError, ConfigError, SourceError
+from gpu_bgstat.errors import BgstatError, ConfigError, SourceError, printable
 from gpu_bgstat.forecast import forecast
 from gpu_bgstat.frames import Background
 from gpu_bgstat.interrupts import farewell
@@ -36,6 +36,7 @@ from gpu_bgstat.sources.pipe import PIXEL_FORMATS, PipeSource
 from gpu_bgstat.version import __version__
 
 CHECKPOINT = ".checkpoint"  # in the folder for the results
+_MOST_DIGITS = 9  # of a width or height
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -104,8 +105,9 @@ def _source(names: Sequence[str], size: str | None, pix: str | None) -> SourceLi
     if len(names) > 1 or not size or not pix:
         raise click.UsageError("- (standard input) stands alone, and needs --size WxH and --pix")
     width, _, height = size.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise click.UsageError(f"--size {size}: give width and height in pixels, such as 1920x1080")
+    digits = width.isdecimal() and height.isdecimal() and max(len(width), len(height)) <= _MOST_DIGITS
+    if not (digits and int(width) and int(height)):
+        raise click.UsageError(f"--size {size[:40]}: give width and height in pixels, such as 1920x1080")
     if sys.stdin is None:
         raise SourceError("standard input is closed: pipe raw frames into it")
     return PipeSource(sys.stdin.buffer, int(width), int(height), pix)
@@ -198,7 +200,7 @@ def _tell(background: Background, folder: Path, to_stderr: bool) -> None:
     """The few lines that end an estimate."""
     run = background.run
     for warning in (*run.warnings, *run.notes):
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(f"warning: {printable(warning)}", err=True)
     click.echo(
         f"{len(background.samples)} samples of {run.frames_seen} frames in {run.timings_s['total']:.1f} s "
         f"({run.device}); {100 * background.stable.mean():.1f} % of the pixels are stable",
@@ -285,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort) as error:
         return farewell(error.__cause__ or error)  # click's Abort has the signal as its cause
     except BgstatError as error:
-        click.echo(f"gpu-bgstat: {error}", err=True)
+        click.echo(f"gpu-bgstat: {printable(str(error))}", err=True)
         return 1
     except OSError as error:  # files have their own errors: what is left is stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # the interpreter flushes once more at its end

@@ -16,9 +16,11 @@ from gpu_bgstat.errors import ConfigError
 MEANS = ("decode", "decoders", "memory_limit", "scratch", "device")  # how; the result does not depend on them
 MAX_SAMPLES_LIMIT = 65_535  # keeps T * sum(x**2) of 16-bit samples below 2**64 and counts within uint16
 
-_CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>[0-5]?\d):(?P<s>[0-5]?\d(?:\.\d+)?)$")
+_CLOCK = re.compile(r"(?:(?P<h>\d{1,9}):)?(?P<m>[0-5]?\d):(?P<s>[0-5]?\d(?:\.\d+)?)$")
+_MOST = 1 << 53  # of whole numbers: what every reader of JSON gets right
+_SHOWN = 80  # characters of a bad value
 _DEVICE = re.compile(r"auto|cpu|gpu(:all|:\d{1,3}(,\d{1,3})*)?")
-_FRAME_NUMBER = re.compile(r"(?P<n>\d+)f$")
+_FRAME_NUMBER = re.compile(r"(?P<n>\d{1,18})f$")
 _SIZE = re.compile(r"(?P<number>\d{1,20}(?:\.\d{1,9})?)\s*(?:(?P<prefix>[kmgtKMGT])(?P<binary>i)?)?[bB]?")
 
 
@@ -31,8 +33,7 @@ def position(value: Any) -> float | str:
     if _FRAME_NUMBER.match(text):
         return text
     if clock := _CLOCK.match(text):
-        minutes = int(clock["h"] or 0) * 60 + int(clock["m"])
-        return minutes * 60 + float(clock["s"])
+        return int(clock["h"] or 0) * 3600 + int(clock["m"]) * 60 + float(clock["s"])
     try:
         seconds = float(text)
     except ValueError:
@@ -112,7 +113,7 @@ def memory_size(value: Any) -> int:
 
 Position = Annotated[float | str, BeforeValidator(position)]
 Stretches = Annotated[tuple[tuple[float | str, float | str], ...], BeforeValidator(_stretches)]
-Pixels = Annotated[int, BeforeValidator(_whole)]
+Pixels = Annotated[int, BeforeValidator(_whole), Field(ge=-_MOST, le=_MOST)]
 
 
 class Config(BaseModel):
@@ -124,7 +125,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     every: Annotated[int, BeforeValidator(_whole)] = Field(
-        100, ge=1, description="frames: the N-th, 2N-th, 3N-th … frame of the range is a sample"
+        100, ge=1, le=_MOST, description="frames: the N-th, 2N-th, 3N-th … frame of the range is a sample"
     )
     max_samples: Annotated[int, BeforeValidator(_whole)] = Field(
         600, ge=2, le=MAX_SAMPLES_LIMIT, description="samples: at most this many are kept"
@@ -252,6 +253,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def _short(value: Any) -> str:
+    """A value as it may stand in a message: one line of bounded length."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits than Python prints
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def _one_line(error: ValidationError) -> str:
     """All complaints in one line: `every=0: Input should be greater than or equal to 1`."""
     parts = []
@@ -262,5 +272,9 @@ def _one_line(error: ValidationError) -> str:
         name = str(item["loc"][0]) if item["loc"] else ""
         known = Config.model_fields.get(name)
         unit = f" ({known.description})" if known else ""
-        parts.append(f"{name}={item['input']!r}: {message}{unit}" if name else message)
+        parts.append(
+            f"{name if name.isidentifier() else _short(name)}={_short(item['input'])}: {message}{unit}"
+            if name
+            else message
+        )
     return "; ".join(dict.fromkeys(parts))

@@ -35,3 +35,10 @@ class CheckpointError(BgstatError):
 
 class OutputError(BgstatError):
     """A result could not be written; what stood there before is untouched."""
+
+
+def printable(text: str) -> str:
+    """One line that a terminal shows and does not obey: line breaks and other controls, as file names may hold them,
+    are written as in Python ("\\n").
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -15,6 +15,20 @@ from gpu_bgstat.errors import FrameError
 
 Image = NDArray[Any]
 
+# Of a frame: FFmpeg's own limit, and more than any camera has. A header that claims more is refused before anything is
+# allocated for it.
+MAX_PIXELS = 1 << 28
+MAX_FRAMES = 1 << 40  # of a recording: three centuries at 100 a second
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises FrameError if no frame has these sides, so that nothing is allocated for what a header just claims."""
+    if min(width, height) < 1 or width * height > MAX_PIXELS:
+        raise FrameError(
+            f"{width}x{height} is no size of a frame: sides are 1 pixel or more, and {MAX_PIXELS:,} pixels "
+            "(16384x16384) are the most"
+        )
+
 
 @dataclass(frozen=True)
 class FrameSpec:
@@ -28,10 +42,10 @@ class FrameSpec:
     def __post_init__(self) -> None:
         """Raises FrameError on what no sample can be; `dtype` may be given as `np.uint8`, too."""
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        if min(self.width, self.height) < 1 or self.channels not in (1, 3) or self.dtype not in (np.uint8, np.uint16):
+        check_size(self.width, self.height)
+        if self.channels not in (1, 3) or self.dtype not in (np.uint8, np.uint16):
             raise FrameError(
-                f"{self.width}x{self.height}, {self.channels} channels, {self.dtype}: a frame has sides of 1 pixel or "
-                "more, 1 or 3 channels, and is uint8 or uint16"
+                f"{self.channels} channels, {self.dtype}: a frame has 1 or 3 channels, and is uint8 or uint16"
             )
 
     @classmethod

@@ -152,7 +152,7 @@ FAILURES: dict[str, list[str]] = {
     "camera:77": ["camera:77 cannot be opened", "is it there, and free?"],
     "camera:lens": ["camera:lens is no camera: give camera:0"],
     "http://127.0.0.1:9/ --duration 1": ["http://127.0.0.1:9/ cannot be opened"],
-    "- --size 9999999x9999999 --pix gray": ["no memory for one frame of 9999999x9999999", "check --size"],
+    "- --size 9999999x9999999 --pix gray": ["9999999x9999999 is no size of a frame", "268,435,456 pixels"],
 }
 
 WRONG_USAGE: dict[str, str] = {

@@ -15,9 +15,9 @@ import av.error
 from av.video.frame import VideoFrame
 
 from gpu_bgstat.media.decode_plan import Stretch, keyframe_after, keyframe_before
-from gpu_bgstat.media.packets import PacketIndex
+from gpu_bgstat.media.packets import PacketIndex, head_bytes
 from gpu_bgstat.media.sift import DamageError, FalseIndexError, Sift
-from gpu_bgstat.media.video_file import film
+from gpu_bgstat.media.video_file import film, packets_of
 
 # Codecs whose decoders leave out frames that nobody refers to, when asked; all others decode every packet.
 _SKIP_NONREF = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vc1", "wmv3"}
@@ -80,8 +80,9 @@ class Decoder:
         self._container = container
         self._stream = film(self._container)
         self._codec = self._stream.codec_context
+        self._head = head_bytes(container)
         self._spares = self._codec.name in _SKIP_NONREF and _one_layer(self._codec)
-        self._packets: Iterator[Any] = self._container.demux(self._stream)
+        self._packets: Iterator[Any] = packets_of(container)
         self._ahead: Any = None  # a packet that was read and not used yet
         self._next = -1 if used else 0  # the packet that comes next; -1 if unknown
         self.unwanted: Callable[[], bool] = lambda: False  # asked before each packet: whether to give up
@@ -122,18 +123,22 @@ class Decoder:
         missing = {row for row in range(first, stop) if index.shown[row] and index.pts[row] >= index.pts[first]}
         self._go_to(first)
         self._skip(False)
+        latest = int(index.pts[first])
         counted = range(stretch.first, stop)  # damage around them is told by the stretches that it belongs to
         for at, packet in enumerate(chain(self._until(first, stop + _BEYOND), [None]), first):
             if self.unwanted():
                 return
             toll.incomplete += bool(packet and packet.is_corrupt and at in counted)
             try:
-                pictures = self._codec.decode(None) if packet is None else packet.decode()
+                pictures = decoded(self._codec, packet)
             except av.error.FFmpegError:
                 toll.undecodable += at in counted
                 continue
             for picture in pictures:
                 row = index.row(picture.pts)
+                if row in missing and index.pts[row] < latest:
+                    raise FalseIndexError(f"the frame at {picture.pts} came out after that at {latest}")
+                latest = max(latest, int(index.pts[row])) if row in missing else latest
                 toll.marked += row in missing and row in counted and picture.is_corrupt
                 missing.discard(row)
                 if picture.pts in numbers:
@@ -170,7 +175,7 @@ class Decoder:
                 self._container.seek(int(stamp), stream=self._stream)
             except av.error.FFmpegError:
                 break
-            self._packets, self._ahead = self._container.demux(self._stream), None
+            self._packets, self._ahead = packets_of(self._container), None
             if self._pass_over(row):
                 return
         raise FalseIndexError("it cannot be searched by time")
@@ -209,6 +214,10 @@ class Decoder:
             raise FalseIndexError(
                 f"packet {row} has the timestamp {packet.pts}, and {self._index.pts[row]} was foretold"
             )
+        place = int(self._index.begin[row]) + self._head
+        if packet.pos is not None and self._head <= place != packet.pos >= 0:
+            # FFmpeg passes over a broken head in silence, and gives what follows the timestamp of what is missing
+            raise FalseIndexError(f"packet {row} lies at byte {packet.pos}, and {place} was foretold")
         return packet
 
     def _until(self, first: int, stop: int) -> Iterator[Any]:
@@ -225,6 +234,19 @@ class Decoder:
 
     def close(self) -> None:
         self._container.close()
+
+
+def decoded(codec: Any, packet: Any) -> list[VideoFrame]:
+    """The pictures that come out for this packet, or at the end (None); raises FFmpegError.
+
+    After an error, the decoder may hold a part of the packet before, which PyAV cannot fetch, and refuse all others for
+    good: it is emptied then, and goes on.
+    """
+    try:
+        return list(codec.decode(None) if packet is None else packet.decode())
+    except av.error.BlockingIOError:
+        codec.flush_buffers()
+        return [] if packet is None else list(packet.decode())
 
 
 def prepare(container: Any, threads: int, *, strict: bool = False) -> None:

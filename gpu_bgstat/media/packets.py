@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_bgstat.media import mp4_tables
-from gpu_bgstat.media.video_file import VideoFile, film, reason
+from gpu_bgstat.media.video_file import VideoFile, film, packets_of, reason
 
 Ticks = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 TABLES, PACKETS = "the container's tables", "reading all packets"  # where an index comes from
+CHUNK_HEAD = 8  # bytes in front of an AVI packet, which its size leaves out, and FFmpeg's position, too
 _BIT_A_MACROBLOCK = {"mpeg4", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "h263", "flv1"}
 _NUMBERED = {"h264", "hevc"}  # in showing order by numbers of their own; of others, FFmpeg tells B-frames by their type
 _HIDES_FRAMES = {"vp8", "vp9"}  # packets of frames that are never shown, told only by their first byte
@@ -136,18 +137,17 @@ def from_packets(container: Any) -> tuple[PacketIndex, bool, str]:
     stream = film(container)
     hides = stream.codec_context.name if stream.codec_context.name in _HIDES_FRAMES else ""
     rows: list[tuple[int, int, bool, bool, int, int]] = []
-    timed, stopped = True, ""
+    timed, stopped, head = True, "", head_bytes(container)
     try:
-        for packet in container.demux(stream):
+        for packet in packets_of(container):
             if not packet.size:
                 continue
             pts, dts = packet.pts, packet.dts
             timed = timed and pts is not None
             shown = not packet.is_discard and not (hides and _hidden(bytes(packet), hides))
             stamp = len(rows) if pts is None else pts
-            rows.append(
-                (stamp, stamp if dts is None else dts, packet.is_keyframe, shown, packet.pos or -1, packet.size)
-            )
+            place = -1 if packet.pos is None else max(-1, packet.pos - head)
+            rows.append((stamp, stamp if dts is None else dts, packet.is_keyframe, shown, place, packet.size))
     except av.error.FFmpegError as error:
         stopped = reason(error)
     columns = np.asarray(rows, np.int64).reshape(-1, 6).T
@@ -161,6 +161,11 @@ def from_packets(container: Any) -> tuple[PacketIndex, bool, str]:
         origin=PACKETS,
     )
     return index, timed, stopped
+
+
+def head_bytes(container: Any) -> int:
+    """How far behind the beginning of a packet in the file FFmpeg says that it lies."""
+    return CHUNK_HEAD if container.format.name == "avi" else 0
 
 
 def _hidden(data: bytes, codec: str) -> bool:

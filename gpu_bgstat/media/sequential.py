@@ -11,8 +11,8 @@ from typing import Any
 import av.error
 from av.video.frame import VideoFrame
 
-from gpu_bgstat.media.decoder import Toll, prepare
-from gpu_bgstat.media.video_file import VideoFile, film, reason
+from gpu_bgstat.media.decoder import Toll, decoded, prepare
+from gpu_bgstat.media.video_file import VideoFile, film, packets_of, reason
 
 _TOGETHER_S = 0.5  # damage that is no further apart is told as one stretch
 
@@ -25,6 +25,7 @@ class Sequential:
         self._file = file
         self._frame_s = frame_s
         self._origin: int | None = None
+        self._time_base: Fraction | None = None  # for the frames that come last, which carry none
         self.times_s = array("d")  # of all frames so far
         self.toll = Toll()
         self._unit_s = Fraction(0)  # of timestamps
@@ -36,9 +37,10 @@ class Sequential:
         last: Fraction | None = None  # exact, since a float that has added up is never equal to a timestamp
         with closing(self._file.open()) as container:
             prepare(container, 0)
+            self._time_base = film(container).time_base
             for packet in self._packets(container):
                 try:
-                    pictures = packet.decode()
+                    pictures = decoded(film(container).codec_context, packet)
                 except av.error.FFmpegError:
                     self.toll.undecodable += 1
                     self._note(packet)
@@ -70,20 +72,22 @@ class Sequential:
 
     def _packets(self, container: Any) -> Iterator[Any]:
         try:
-            for packet in container.demux(film(container)):
+            for packet in packets_of(container):
                 if packet.is_corrupt:
                     self.toll.incomplete += 1
                     self._note(packet)
                 yield packet
         except av.error.FFmpegError as error:
             self.stopped = reason(error)
+            yield None  # some frames may be with the decoder still
 
     def _time_s(self, picture: VideoFrame, last: Fraction | None) -> Fraction:
         if last is None:
             self._origin = picture.pts
             return Fraction(0)
-        if picture.pts is not None and self._origin is not None and picture.time_base is not None:
-            time_s = (picture.pts - self._origin) * picture.time_base
+        time_base = picture.time_base or self._time_base
+        if picture.pts is not None and self._origin is not None and time_base is not None:
+            time_s = (picture.pts - self._origin) * time_base
             if time_s > last:
                 return time_s
         return last + self._frame_s

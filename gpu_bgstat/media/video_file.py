@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -101,13 +102,17 @@ class LocalFile:
 def open_container(file: Any, name: str, **options: Any) -> Any:
     """FFmpeg's view of a path or a file object, its video stream checked; raises SourceError with the reason."""
     try:
-        container = av.open(file, **options)
+        container = av.open(file, metadata_errors="replace", **options)
     except (av.error.FFmpegError, OSError) as error:
         raise SourceError(f"{name} is no video that FFmpeg can read ({reason(error)})") from error
     if film(container) is None:
         container.close()
         raise SourceError(f"{name} has no video stream: give the file with the pictures")
-    if film(container).codec_context.name in _TEXT_CODECS:
+    codec = film(container).codec_context
+    if codec is None:
+        container.close()
+        raise SourceError(f"{name} is coded in a way that FFmpeg does not know: is it whole?")
+    if codec.name in _TEXT_CODECS:
         container.close()
         raise SourceError(f"{name} is a text file, no video")
     return container
@@ -117,6 +122,20 @@ def film(container: Any) -> Any:
     """The first video stream that is no cover picture; None if there is none."""
     streams = container.streams.video
     return next((stream for stream in streams if not stream.disposition & Disposition.attached_pic), None)
+
+
+def packets_of(container: Any) -> Iterator[Any]:
+    """The packets of the film, and an empty one at the end; raises FFmpegError where the file cannot be read on.
+
+    A damaged transport stream may announce streams in its middle. PyAV raises IndexError at the first packet of one,
+    which is not the film's: reading goes on behind it.
+    """
+    while True:
+        try:
+            yield from container.demux(film(container))
+        except IndexError:
+            continue
+        return
 
 
 def reason(error: Exception) -> str:

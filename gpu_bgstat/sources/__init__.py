@@ -64,11 +64,25 @@ def _open_text(text: str, config: Config | None) -> Source:
         return _open_url(text, config)
     path = Path(text)
     if glob.has_magic(text) and not os.path.lexists(divided(path)[0]):  # a file may really have brackets in its name
-        matches: list[str] = natsorted(glob.glob(text, recursive=True))
+        matches: list[str] = natsorted(_matches(text))
         if not matches:
             raise SourceError(f"no file matches {text}")
         return _open_many(matches, config, text)
     return _open_path(path, config)
+
+
+def _matches(pattern: str) -> list[str]:
+    """What a pattern names. `**` does not go through links to folders: two that point upwards would never end."""
+    before, found, behind = pattern.partition("**/")
+    if not found or (before and not before.endswith("/")):
+        return glob.glob(pattern)
+    names: list[str] = []
+    for root in glob.glob(before) if before else [""]:
+        for folder, inner, _ in os.walk(root or "."):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            here = Path(folder) if root else Path(folder).relative_to(".")
+            names += _matches(str(Path(glob.escape(str(here))) / behind))
+    return list(dict.fromkeys(names))
 
 
 def _open_url(url: str, config: Config | None) -> Source:
@@ -96,6 +110,8 @@ def _open_many(texts: Sequence[str], config: Config | None, name: str | None = N
     paths = [Path(text) for text in texts]
     for path in paths:
         _check(path)
+        if path.suffix.lower() in images.SUFFIXES:
+            _check_file(path)
     if len(paths) > 1 and all(path.suffix.lower() in images.SUFFIXES for path in paths):
         return _open_images(name or f"{paths[0]} … {paths[-1]}", paths)
     return _join(texts, config)
@@ -129,18 +145,24 @@ def _check(path: Path) -> None:
         raise SourceError(f"{path} cannot be opened ({getattr(error, 'strerror', error)}): check the name") from error
 
 
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise SourceError(f"{path} is no file: give a recording, camera:0, or - for raw frames on standard input")
+
+
 def _open_path(path: Path, config: Config | None) -> Source:
     _check(path)
     path, inside = divided(path)
     if is_store(path):
+        if not path.is_dir():
+            _check_file(path)
         return ZarrSource(path, inside)
     suffix = path.suffix.lower()
     if inside and suffix not in HDF5_SUFFIXES:
         raise SourceError(f"{path}::{inside}: only HDF5 files and Zarr stores hold arrays with names; give {path}")
     if path.is_dir():
         return _open_images(str(path), images.in_folder(path))
-    if not path.is_file():
-        raise SourceError(f"{path} is no file: give a recording, camera:0, or - for raw frames on standard input")
+    _check_file(path)
     if not path.stat().st_size:
         raise SourceError(f"{path} is empty")
     if suffix in HDF5_SUFFIXES:

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sized
+from lzma import LZMAError
 from pathlib import Path
+from tokenize import TokenError
+from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 from zlib import error as ZlibError  # noqa: N812
 
 import numpy as np
 
+from gpu_bgstat.backends.memory import free_host_bytes, size_text
 from gpu_bgstat.errors import FrameError, SourceError
 from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline
 from gpu_bgstat.sources.mapped import at_random, copy_frame
 from gpu_bgstat.sources.source import Source
 
+_MAGIC = b"\x93NUMPY"
+_MOST_HEADER_BYTES = 10_000  # NumPy's own limit for headers that are not trusted
+_LISTED = 8  # at most so many names stand in an error
+_DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    BadZipFile,
+    ZlibError,
+    LZMAError,
+)
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -72,17 +96,16 @@ def load_stack(path: Path) -> StackSource:
     It is mapped, not read, unless it is compressed (`numpy.savez_compressed`): then all of it is unpacked into memory.
     """
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                name = _only(loaded, path)
+        if _is_array(path):
+            stack = _map(path, 0)
+        else:  # NumPy would leave a file open that it cannot read
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                name = _only(archive, path)
                 mapped = _mapped(path, f"{name}.npy")
-                loaded = loaded[name] if mapped is None else mapped
-    except (OSError, ValueError, EOFError, BadZipFile, ZlibError) as error:
+                stack = _unpacked(archive, name, path) if mapped is None else mapped
+    except _DAMAGE as error:
         raise SourceError(f"{path} is no NumPy file that can be read ({error})") from error
-    if not isinstance(loaded, np.ndarray):
-        raise SourceError(f"{path} holds something else than an array: save a stack with numpy.savez")
-    source = StackSource(at_random(loaded), str(path), path.suffix.lstrip(".").lower())
+    source = StackSource(at_random(stack), str(path), path.suffix.lstrip(".").lower())
     source.files = [path]
     return source
 
@@ -90,7 +113,7 @@ def load_stack(path: Path) -> StackSource:
 def _only(archive: np.lib.npyio.NpzFile, path: Path) -> str:
     names = archive.files
     if len(names) != 1:
-        listed = f" ({', '.join(names)})" if names else ""
+        listed = f" ({', '.join(names[:_LISTED])}{', …' if len(names) > _LISTED else ''})" if names else ""
         raise SourceError(f"{path} holds {len(names)} arrays{listed}: save just one")
     return names[0]
 
@@ -104,10 +127,69 @@ def _mapped(path: Path, member: str) -> Image | None:
         file.seek(info.header_offset + 26)
         name_bytes, extra_bytes = struct.unpack("<HH", file.read(4))
         file.seek(name_bytes + extra_bytes, os.SEEK_CUR)
-        read_header = _HEADERS.get(np.lib.format.read_magic(file))
-        if read_header is None:
-            return None
-        shape, by_columns, dtype = read_header(file)
-        if dtype.hasobject:
-            return None
-        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if by_columns else "C")
+        begin = file.tell()
+    return _map(path, begin, info.file_size)
+
+
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def _map(path: Path, begin: int, limit: int | None = None) -> Image:
+    """The array that begins at this byte, mapped; at most `limit` bytes belong to it. Raises ValueError."""
+    with path.open("rb") as file:
+        file.seek(begin)
+        shape, by_columns, dtype = _header(file)
+        at = file.tell()
+    there = path.stat().st_size - at if limit is None else limit - (at - begin)
+    _check_shape(shape, dtype, there)
+    return np.memmap(path, dtype, "r", at, shape, "F" if by_columns else "C")
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type; raises ValueError. NumPy would first read as much as the header claims to be long."""
+    version = np.lib.format.read_magic(file)
+    size = file.read(2 if version == (1, 0) else 4)
+    length = int.from_bytes(size, "little")
+    if length > _MOST_HEADER_BYTES:
+        raise ValueError(f"its header claims to have {length} bytes")
+    text = file.read(length)
+    if version == (3, 0):  # differs from 2.0 just by its encoding, and only names of fields need that
+        version, text = (2, 0), text.decode("utf-8").encode("latin-1", errors="replace")
+        size = len(text).to_bytes(4, "little")
+    if version not in _HEADERS:
+        raise ValueError(f"its format {version[0]}.{version[1]} is unknown")
+    try:
+        shape, by_columns, dtype = _HEADERS[version](io.BytesIO(size + text))
+    except (TokenError, MemoryError, RecursionError, TypeError, LookupError, AttributeError, Warning) as error:
+        raise ValueError(f"its header is broken ({type(error).__name__})") from error
+    return shape, by_columns, dtype
+
+
+def _check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], there: int) -> None:
+    """Raises ValueError if so many bytes cannot be an array of this shape."""
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never loaded: save numbers")
+    if any(not 0 <= length < 1 << 63 for length in shape):
+        raise ValueError(f"shape {shape} cannot be")
+    need = math.prod(shape) * dtype.itemsize
+    if need > there:
+        raise ValueError(f"shape {shape} needs {need} bytes, and {there} are there")
+
+
+def _unpacked(archive: np.lib.npyio.NpzFile, name: str, path: Path) -> Image:
+    """A compressed array; raises SourceError if it would not fit into memory, ValueError on damage."""
+    with ZipFile(path) as zipped:
+        info = zipped.NameToInfo.get(f"{name}.npy") or zipped.getinfo(name)
+        free = free_host_bytes()
+        if free is not None and info.file_size > free // 2:
+            raise SourceError(
+                f"{path} unpacks to {size_text(info.file_size)}, and {size_text(free)} of memory are free: "
+                "save it with numpy.savez, which is read without unpacking"
+            )
+        with zipped.open(info) as member:
+            shape, _, dtype = _header(member)
+            _check_shape(shape, dtype, info.file_size - member.tell())
+    unpacked: Image = archive[name]
+    return unpacked

@@ -7,6 +7,7 @@ due                  |..x.|....|x.xx|      two reads: frame 2; frames 8, 10 and 
 from __future__ import annotations
 
 import lzma
+import math
 import os
 import struct
 import zlib
@@ -18,8 +19,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from gpu_bgstat.errors import SourceError
-from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline
+from gpu_bgstat.backends.memory import free_host_bytes, size_text
+from gpu_bgstat.errors import FrameError, SourceError
+from gpu_bgstat.frames import MAX_FRAMES, Frame, FrameSpec, Image, Plan, Timeline, check_size
 from gpu_bgstat.sources.source import Source
 
 # what the libraries and the decoders below them raise on damaged files
@@ -58,11 +60,16 @@ class ChunkedSource(Source):
         sizes = dict(zip(axes, array.shape, strict=True))
         self._frame_shape = tuple(sizes[axis] for axis in "YXC" if axis in sizes)
         self._dtype: np.dtype[Any] = array.dtype
-        if not sizes["T"]:
-            raise SourceError(f"{name} has shape {array.shape}: it holds no frame")
+        if not 0 < sizes["T"] <= MAX_FRAMES:
+            raise SourceError(f"{name} has shape {array.shape}: it holds no frame, or more than any recording")
+        try:
+            check_size(sizes["X"], sizes["Y"])
+        except FrameError as error:
+            raise SourceError(f"{name}: {error}") from error
         self.spec = FrameSpec.of(np.broadcast_to(np.zeros((), self._dtype), self._frame_shape))
         self.timeline = Timeline(sizes["T"])
         chunks = array.chunks
+        _check_chunks(name, chunks, self._dtype.itemsize)
         self._chunk_frames = chunks[axes.index("T")] if chunks else 1
         self.container = {"format": codec, "codec": str(self._dtype), "array": array_name, "chunks": chunks}
         self.container |= {"width": self.spec.width, "height": self.spec.height}
@@ -131,6 +138,16 @@ class ChunkedSource(Source):
             which = f"{len(indices)} frames from {indices[0]} to {indices[-1]}"
             theirs = "their samples are missing"
         self.warnings.append(f"damage: {which} cannot be read ({reason}); {theirs}")
+
+
+def _check_chunks(name: str, chunks: tuple[int, ...] | None, item_bytes: int) -> None:
+    """A chunk is unpacked whole, whatever is wanted of it."""
+    need, free = math.prod(chunks or (0,)) * item_bytes, free_host_bytes()
+    if free is not None and need > free // 2:
+        raise SourceError(
+            f"{name} has chunks of {size_text(need)} each, and {size_text(free)} of memory are free: "
+            "store it in smaller ones"
+        )
 
 
 def divided(path: Path) -> tuple[Path, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +12,9 @@ import cv2
 import numpy as np
 from natsort import natsorted
 
-from gpu_bgstat.errors import SourceError
-from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline
+from gpu_bgstat.errors import FrameError, SourceError
+from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline, check_size
+from gpu_bgstat.sources.picture_size import picture_size
 from gpu_bgstat.sources.source import Source
 
 SUFFIXES = frozenset(
@@ -58,7 +61,8 @@ class ImageSource(Source):
         self.container = {"format": "images", "codec": self._paths[0].suffix.lower().lstrip(".")}
         first = next((pixels for pixels in map(_load, self._paths) if pixels is not None), None)
         if first is None:
-            raise SourceError(f"{name}: none of {len(self._paths)} image files can be read")
+            reason = _claim(self._paths[0])
+            raise SourceError(f"{name}: none of {len(self._paths)} image files can be read{reason}")
         self.spec = FrameSpec.of(first)
         self.container |= {"width": self.spec.width, "height": self.spec.height}
 
@@ -73,7 +77,9 @@ class ImageSource(Source):
             pixels = _load(path)
             if pixels is None:
                 self.damaged += 1
-                self.warnings.append(f"damage: {path.name} (frame {index}) cannot be read; its sample is missing")
+                self.warnings.append(
+                    f"damage: {path.name} (frame {index}) cannot be read{_claim(path)}; its sample is missing"
+                )
             else:
                 yield Frame(index, None, pixels)
 
@@ -81,12 +87,33 @@ class ImageSource(Source):
 def _load(path: Path) -> Image | None:
     """BGR or grey, 8 or 16 bit, turned as its EXIF says; None if OpenCV cannot read all of it."""
     try:
-        data = path.read_bytes()
+        data = _bytes(path)
         if not data or not _whole(data):
             return None
+        if size := picture_size(data):
+            check_size(*size)
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
-    except (cv2.error, OSError):
+    except (cv2.error, OSError, FrameError):
         return None
+
+
+def _bytes(path: Path) -> bytes:
+    """The content of a file; empty for anything else: a named pipe would be waited for, a device never end."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+        return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+
+
+def _claim(path: Path) -> str:
+    """What is wrong with a picture's size, in brackets; empty if nothing is."""
+    try:
+        size = picture_size(_bytes(path))
+        if size:
+            check_size(*size)
+    except FrameError as error:
+        return f" ({path.name}: {error})"
+    except OSError:
+        return ""
+    return ""
 
 
 def _whole(data: bytes) -> bool:

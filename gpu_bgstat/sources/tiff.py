@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 import tifffile
 
-from gpu_bgstat.errors import SourceError
-from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline
+from gpu_bgstat.errors import BgstatError, FrameError, SourceError
+from gpu_bgstat.frames import Frame, FrameSpec, Image, Plan, Timeline, check_size
 from gpu_bgstat.sources.mapped import at_random, copy_frame
 from gpu_bgstat.sources.source import Source
 
@@ -53,6 +53,9 @@ class TiffSource(Source):
         with ExitStack() as opened:
             try:
                 handle = opened.enter_context(path.open("rb", buffering=_BUFFER_BYTES))
+                if _circular(handle):
+                    raise SourceError(f"{path} is no TIFF that can be read: its pages go round in a circle")
+                handle.seek(0)
                 with _heard(self._complaints):
                     self._file = tifffile.TiffFile(handle)
             except _DAMAGE as error:
@@ -76,7 +79,11 @@ class TiffSource(Source):
         if len(self._pages) < 2 and (self._complaints or self._missing):
             reason = "".join(f" ({complaint})" for complaint in self._complaints[:1])
             raise SourceError(f"{path} is damaged, only {len(self._pages)} pages can be read{reason}: is it whole?")
-        first = next((pixels for pixels in map(self._try, range(len(self._pages))) if pixels is not None), None)
+        try:
+            check_size(self._first.imagewidth, self._first.imagelength)
+        except FrameError as error:
+            raise SourceError(f"{path}: {error}") from error
+        first = next((pixels for pixels in map(self._try, _tried(len(self._pages))) if pixels is not None), None)
         if first is None:
             raise SourceError(
                 f"{path}: none of {len(self._pages)} pages can be read: is it whole, and does it need "
@@ -176,11 +183,43 @@ class TiffSource(Source):
         self._opened.close()
 
 
+def _circular(file: BinaryIO) -> bool:
+    """Whether a page that comes later is said to follow on the last: tifffile would go round without an end.
+
+    Brent's way (1980): one place waits, and is moved to where the walk is after 1, 2, 4, … steps.
+    """
+    head = file.read(16)
+    order, big = "<" if head.startswith(b"II") else ">", 43 in head[2:4]
+    form, count_form, tag_bytes = (f"{order}Q", f"{order}Q", 20) if big else (f"{order}I", f"{order}H", 12)
+    count_bytes, offset_bytes = struct.calcsize(count_form), struct.calcsize(form)
+    waits, steps, limit = 0, 0, 1
+    try:
+        at = struct.unpack_from(form, head, 8 if big else 4)[0]
+        while at:
+            if at == waits:
+                return True
+            if steps == limit:
+                waits, steps, limit = at, 0, 2 * limit
+            file.seek(at)
+            tags = struct.unpack(count_form, file.read(count_bytes))[0]
+            file.seek(at + count_bytes + tags * tag_bytes)
+            at = struct.unpack(form, file.read(offset_bytes))[0]
+            steps += 1
+    except (struct.error, OSError, OverflowError, ValueError):
+        return False  # the chain is broken: tifffile tells where
+    return False
+
+
+def _tried(pages: int) -> list[int]:
+    """Pages of which the first that can be read is the pattern of all: of very many, not each, which may take hours."""
+    return sorted({*range(min(pages, _MANY_PAGES)), *range(0, pages, max(1, pages // _MANY_PAGES))})
+
+
 def holds_stack(path: Path) -> bool:
     """Whether a file is a TIFF of more than one frame."""
     try:
         source = TiffSource(path)
-    except SourceError:
+    except BgstatError:
         return False
     source.close()
     return source.timeline is not None and source.timeline.frames > 1

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from gpu_bgstat.backends import nvdec, trial
 from gpu_bgstat.backends.room import DECODERS_SHARE, default_limit
 from gpu_bgstat.config import Config
-from gpu_bgstat.errors import ConfigError, DeviceError, SourceError
-from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline
+from gpu_bgstat.errors import ConfigError, DeviceError, FrameError, SourceError
+from gpu_bgstat.frames import Frame, FrameSpec, Plan, Timeline, check_size
 from gpu_bgstat.media import packets
 from gpu_bgstat.media.completeness import Promise, complaints, places
 from gpu_bgstat.media.crew import MOST_BYTES, Crew, division
@@ -38,12 +38,11 @@ from gpu_bgstat.media.pixels import PixelReader
 from gpu_bgstat.media.remote import hearing_interrupts
 from gpu_bgstat.media.sequential import Sequential
 from gpu_bgstat.media.sift import FalseIndexError
-from gpu_bgstat.media.video_file import LocalFile, VideoFile, film
+from gpu_bgstat.media.video_file import LocalFile, VideoFile, film, packets_of
 from gpu_bgstat.sources.source import ReadAgainError, Source
 
 _MOST_LOSSES = 4  # readings that may find lost frames; after that a plan costs more than it saves
 _NVDEC = 2  # decoders on one GPU: an idle one while the other's pictures are converted
-_CHUNK_HEAD = 8  # bytes of an AVI packet that its size leaves out
 _LOG = logging.getLogger("gpu_bgstat")
 
 
@@ -104,6 +103,8 @@ class VideoSource(Source):
         """What the header says."""
         stream = film(container)
         codec = stream.codec_context
+        if codec.width or codec.height:  # some containers leave it to the first picture
+            self._check_size(codec.width, codec.height)
         rate = stream.average_rate or stream.guessed_rate
         self._frame_s = 1 / Fraction(rate) if rate else Fraction(0)
         self._time_base = Fraction(stream.time_base)
@@ -119,11 +120,17 @@ class VideoSource(Source):
             "frames_in_header": stream.frames or None,
         }
 
+    def _check_size(self, width: int, height: int) -> None:
+        try:
+            check_size(width, height)
+        except FrameError as error:
+            raise SourceError(f"{self.name}: {error}") from error
+
     def _look(self, container: Any) -> Any:
         """Learns the size of the first picture that can be decoded; returns the first packet, or None."""
         first = None
         with suppress(av.error.FFmpegError):
-            for packet in container.demux(film(container)):
+            for packet in packets_of(container):
                 first = packet if first is None and packet.size else first
                 with suppress(av.error.FFmpegError):
                     for picture in packet.decode():
@@ -380,4 +387,4 @@ class VideoSource(Source):
 def _bytes(index: PacketIndex, part: Stretch) -> tuple[int, int]:
     """Where the packets of a stretch lie in the file."""
     begin = index.begin[part.first : part.stop]
-    return int(begin.min()), int((begin + index.size[part.first : part.stop]).max()) + _CHUNK_HEAD
+    return int(begin.min()), int((begin + index.size[part.first : part.stop]).max()) + packets.CHUNK_HEAD

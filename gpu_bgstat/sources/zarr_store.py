@@ -71,8 +71,11 @@ def _noting(zarr: Any, path: Path, asked: list[int]) -> Any:
     """The store, which counts in `asked` what is read from it: zarr itself fills a missing chunk without a word."""
 
     class Noting(zarr.storage.WrapperStore):  # type: ignore[misc]
-        async def get(self, *arguments: Any, **options: Any) -> Any:
-            got = await super().get(*arguments, **options)
+        async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+            file = path / key
+            if path.is_dir() and file.exists() and not file.is_file():  # a named pipe would be waited for
+                raise ValueError(f"{file} is no file")
+            got = await super().get(key, *arguments, **options)
             asked[0] += 1
             asked[1] += got is None
             return got
