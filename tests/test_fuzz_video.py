@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -86,7 +86,9 @@ class Worker:
             told = json.loads(answer)
             return told["outcome"], told["faults"]
         self.close()
-        return ("hung", [f"no end within {self.patience_s} s"]) if not ready else ("died", [f"exit code {process.returncode}"])
+        if ready:
+            return "died", [f"exit code {process.returncode}"]
+        return "hung", [f"no end within {self.patience_s} s"]
 
     def close(self) -> None:
         if self._process:
