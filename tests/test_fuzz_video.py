@@ -12,11 +12,13 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,6 +58,7 @@ class Worker:
     """A process that reads mutants. `ask` tells what became of one; a dead or stalled process is replaced."""
 
     folder: Path
+    patience_s: float = HANG_S
     _process: subprocess.Popen[bytes] | None = field(default=None)
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -74,20 +77,24 @@ class Worker:
         process = self._process or self._start()
         assert process.stdin and process.stdout
         question = {"source": str(source), "seed": seed, "folder": str(self.folder)}
-        process.stdin.write(json.dumps(question).encode() + b"\n")
-        process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], HANG_S)
+        with suppress(BrokenPipeError):  # it is dead, as its silence will tell
+            process.stdin.write(json.dumps(question).encode() + b"\n")
+            process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], self.patience_s)
         answer = process.stdout.readline() if ready else b""
         if answer:
             told = json.loads(answer)
             return told["outcome"], told["faults"]
         self.close()
-        return ("hung", [f"no end within {HANG_S} s"]) if not ready else ("died", [f"exit code {process.returncode}"])
+        if ready:
+            return "died", [f"exit code {process.returncode}"]
+        return "hung", [f"no end within {self.patience_s} s"]
 
     def close(self) -> None:
         if self._process:
             self._process.kill()
-            self._process.communicate()
+            with suppress(BrokenPipeError):
+                self._process.communicate()
             self._process = None
 
 
@@ -123,6 +130,18 @@ def run(mutants: Iterable[tuple[Path, int]], folder: Path) -> tuple[Counter[str]
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("clips")
     return {name: clip.write(folder / name) for name, clip in CLIPS.items()}
+
+
+@pytest.mark.parametrize(("sent", "outcome"), [(signal.SIGKILL, "died"), (signal.SIGSTOP, "hung")])
+def test_what_kills_or_stalls_a_reader_is_seen(
+    sent: signal.Signals, outcome: str, clips: dict[str, Path], tmp_path: Path
+) -> None:
+    with closing(Worker(tmp_path / "0", patience_s=5)) as worker:
+        assert worker.ask(clips["mpeg4.avi"], 0)[0] in ("read", "told", "refused")
+        assert worker._process
+        worker._process.send_signal(sent)
+        assert worker.ask(clips["mpeg4.avi"], 1)[0] == outcome
+        assert worker.ask(clips["mpeg4.avi"], 1)[0] in ("read", "told", "refused")
 
 
 def test_mutants_of_clips(clips: dict[str, Path], tmp_path: Path) -> None:
