@@ -253,8 +253,8 @@ def test_a_gpu_asked_for_is_never_replaced_silently() -> None:
 
 
 def test_frames_beyond_memory_are_refused_before_the_first_sample() -> None:
-    """Even one frame of 40,000 x 40,000 pixels needs results of more bytes than this."""
-    stack = np.broadcast_to(np.zeros((), np.uint8), (65_535, 40_000, 40_000))
+    """Even one frame of 16,000 x 16,000 pixels needs results of more bytes than this."""
+    stack = np.broadcast_to(np.zeros((), np.uint8), (65_535, 16_000, 16_000))
     with pytest.raises(ConfigError, match=r"2.0 GB of memory \(memory_limit\) are too little: .* raise the limit"):
         estimate(stack, Config(every=1, max_samples=65_535, memory_limit="2GB"))
 
@@ -293,5 +293,8 @@ def test_a_spec_checks_itself() -> None:
     spec = FrameSpec(4, 3, 3, np.uint8)  # type: ignore[arg-type]
     assert spec.bytes == 36 and spec == FrameSpec.of(np.zeros((3, 4, 3), np.uint8))
     for wrong in ((0, 4, 3, "u1"), (4, 4, 2, "u1"), (4, 4, 1, "f4")):
-        with pytest.raises(FrameError, match="a frame has sides of 1 pixel or more, 1 or 3 channels"):
+        with pytest.raises(
+            FrameError,
+            match=r"no size of a frame: sides are 1 pixel or more|a frame has 1 or 3 channels|1 or 3 channels",
+        ):
             FrameSpec(*wrong[:3], np.dtype(wrong[3]))

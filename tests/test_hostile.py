@@ -161,7 +161,7 @@ def test_a_bomb_among_pictures_is_damage(tmp_path: Path) -> None:
     (tmp_path / "2.png").write_bytes(png(100_000, 100_000))
     code, err = command("estimate", ".", "--every", "1", "--device", "cpu", "-o", "../out", folder=tmp_path)
     assert code == 0, err
-    assert "damage: 2.png cannot be read (2.png: 100000x100000 is no size of a frame" in err
+    assert "damage: 2.png (frame 2) cannot be read (2.png: 100000x100000 is no size of a frame" in err
 
 
 def test_the_largest_frame() -> None:

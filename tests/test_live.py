@@ -77,6 +77,11 @@ def times_s(background: Background) -> list[float]:
 # --- streams that drop out -----------------------------------------------------------------------------------------
 
 
+def of_the_stream(warnings: tuple[str, ...]) -> tuple[str, ...]:
+    """Without those about the plain pictures that these streams show."""
+    return tuple(warning for warning in warnings if "frozen" not in warning and "black" not in warning)
+
+
 def test_a_stream_that_comes_back(hasty: None, caplog: pytest.LogCaptureFixture) -> None:
     """Numbers go on counting, times by the clock; the gap is told when it comes, in the report, and counted."""
 
@@ -95,7 +100,7 @@ def test_a_stream_that_comes_back(hasty: None, caplog: pytest.LogCaptureFixture)
     left, back = times[before - 1], times[before]
     assert 0.05 + 0.1 + 0.2 <= back - left <= away_s + 10
     run = background.run
-    assert run.warnings == (f"the stream dropped out once: no frames from {left:.1f} s to {back:.1f} s",)
+    assert of_the_stream(run.warnings) == (f"the stream dropped out once: no frames from {left:.1f} s to {back:.1f} s",)
     assert run.decoding["gaps"] == 1 and run.decoding["away_s"] == pytest.approx(back - left, abs=1e-3)
     said = [record.getMessage() for record in caplog.records if "stream" in record.getMessage()]
     assert said == [
@@ -151,7 +156,7 @@ def test_a_stream_that_never_comes_back(hasty: None) -> None:
         took = time.monotonic() - started
     assert 1 <= took < 8
     assert len(background.samples) >= 20
-    gap, end = background.run.warnings
+    gap, end = of_the_stream(background.run.warnings)
     last_s = times_s(background)[-1]
     assert gap.startswith(f"the stream dropped out once: no frames from {last_s:.1f} s to ")
     assert end.startswith(f"the stream ended after {len(background.samples)} frames: it was not back by ")
@@ -179,7 +184,9 @@ def test_without_reconnect_a_stream_that_drops_out_ends(hasty: None) -> None:
     with filming(lambda number: [jpeg_part(20)] * 20) as camera:
         background = estimate(camera.url, Config(every=1, duration=600))
     assert len(camera.asked) == 1
-    assert background.run.warnings == (f"the stream ended by itself after {len(background.samples)} frames",)
+    assert of_the_stream(background.run.warnings) == (
+        f"the stream ended by itself after {len(background.samples)} frames",
+    )
     assert background.run.decoding["gaps"] == 0
 
 
@@ -444,7 +451,7 @@ def test_a_snapshot_that_cannot_be_written_is_a_warning() -> None:
     frames = [np.full((4, 4), k, np.uint8) for k in range(8)]
     final = estimate(iter(frames), Config(every=1), snapshots=Snapshots(1e-9, take))
     assert len(taken) == 7
-    assert final.run.warnings == (
+    assert of_the_stream(final.run.warnings) == (
         "2 snapshots could not be written, 0 s to 0 s after the start: out/variance.npy cannot be written "
         "(No space left on device)",
     )

@@ -306,10 +306,10 @@ def overwrite(data: bytes) -> bytes:
 
 
 def tolerant_decode(path: Path) -> list[Image]:
-    """What FFmpeg makes of a damaged file: bad packets left out, the rest decoded."""
+    """What one thread of FFmpeg makes of a damaged file: bad packets left out, the rest decoded."""
     frames: list[Image] = []
     with av.open(str(path)) as container:
-        container.streams.video[0].thread_type = "AUTO"
+        container.streams.video[0].thread_type = "NONE"
         for packet in container.demux(video=0):
             try:
                 pictures = packet.decode()
@@ -328,13 +328,9 @@ def test_a_damaged_film_gives_what_can_be_decoded_and_a_count(
 ) -> None:
     path = tmp_path / films[kind].name
     path.write_bytes(harm(films[kind].read_bytes()))
-    for _ in range(5):  # what FFmpeg's threads make of a frame with holes may depend on who of them is first
-        expected = tolerant_decode(path)
-        background = estimate(path, Config(every=1))
-        if np.array_equal(background.background, np.median(np.stack(expected), axis=0).astype(np.uint8)):
-            break
-    else:
-        pytest.fail("the background is never the median of what a plain decode gives")
+    expected = tolerant_decode(path)
+    background = estimate(path, Config(every=1))
+    np.testing.assert_array_equal(background.background, np.median(np.stack(expected), axis=0).astype(np.uint8))
     assert 10 < len(expected) <= 120
     assert background.run.frames_seen == len(background.samples) == len(expected)
     if kind == "h264":

@@ -20,8 +20,13 @@ _TOGETHER_S = 0.5  # damage that is no further apart is told as one stretch
 class Sequential:
     """One reading. Packets that cannot be decoded are counted in `toll` and passed over."""
 
-    def __init__(self, file: VideoFile, frame_s: Fraction) -> None:
-        """`frame_s` is the time between two frames where they have no timestamps."""
+    def __init__(self, file: VideoFile, frame_s: Fraction, *, mending: bool) -> None:
+        """`frame_s` is the time between two frames where they have no timestamps.
+
+        mending  by one thread, which makes the same of damage each time; else by several, and what FFmpeg would mend
+                 is an error
+        """
+        self._mending = mending
         self._file = file
         self._frame_s = frame_s
         self._origin: int | None = None
@@ -36,7 +41,7 @@ class Sequential:
         """(time in s, picture) of each frame, in the order in which they are shown."""
         last: Fraction | None = None  # exact, since a float that has added up is never equal to a timestamp
         with closing(self._file.open()) as container:
-            prepare(container, 0)
+            prepare(container, 1 if self._mending else 0, strict=not self._mending)
             self._time_base = film(container).time_base
             for packet in self._packets(container):
                 try:

@@ -43,6 +43,7 @@ from gpu_bgstat.sources.source import ReadAgainError, Source
 
 _MOST_LOSSES = 4  # readings that may find lost frames; after that a plan costs more than it saves
 _NVDEC = 2  # decoders on one GPU: an idle one while the other's pictures are converted
+_BARE = {"h264", "hevc", "m4v", "mpegvideo", "vvc", "av1", "obu"}  # formats without a container
 _LOG = logging.getLogger("gpu_bgstat")
 
 
@@ -63,6 +64,7 @@ class VideoSource(Source):
         self._why = ""  # the reason for that
         self._stopped = ""  # why reading the packets ended early
         self._lost: set[int] = set()  # packets whose frame cannot be decoded
+        self._mending = False  # a sequential reading has met damage
         self._losses = 0  # readings that found some
         self._tolls: dict[int, Toll] = {}  # of this reading, by the first packet of the stretch
         self._recalled: dict[int, Toll] = {}  # of one that was interrupted
@@ -254,6 +256,7 @@ class VideoSource(Source):
             "why": self._why,
             "lost": sorted(self._lost),
             "losses": self._losses,
+            "mending": self._mending,
             "tolls": {str(first): toll.as_json() for first, toll in self._tolls.copy().items()},
         }
 
@@ -262,7 +265,7 @@ class VideoSource(Source):
             return
         if state["index"] == packets.PACKETS and self._index and self._index.origin == packets.TABLES:
             self._scan()
-        self._lost, self._losses = set(state["lost"]), state["losses"]
+        self._lost, self._losses, self._mending = set(state["lost"]), state["losses"], state["mending"]
         if self._lost and self._index:
             self._index = self._index.without(self._lost)
             times = self._index.times_s(self._time_base.numerator, self._time_base.denominator)
@@ -323,7 +326,7 @@ class VideoSource(Source):
                 with suppress(IndexError):  # another thread took it
                     return Decoder(self._opened.pop(), index, self._size, used=True)
             container = self._file.open()
-            prepare(container, 0 if tolerant else threads, strict=not tolerant and self._strict(index))
+            prepare(container, 1 if tolerant else threads, strict=not tolerant and self._strict(index))
             return Decoder(container, index, self._size)
 
         assert self.timeline is not None and self.timeline.times_s is not None
@@ -348,8 +351,11 @@ class VideoSource(Source):
 
     def _sequential(self, plan: Plan) -> Iterator[Frame]:
         """Frames as they come; a complete reading corrects the timeline."""
-        pixels, reading = self._reader(), Sequential(self._file, self._frame_s)
+        # what lacks at the end of a bare stream shows nowhere, and where samples are chosen on the way, none comes twice
+        mending = self._mending = self._mending or plan.indices is None or self.container["format"] in _BARE
+        pixels, reading = self._reader(), Sequential(self._file, self._frame_s, mending=mending)
         for time_s, picture in reading.pictures():
+            self._check_whole(reading)
             if plan.over(self.seen, time_s):
                 self._tell(reading)
                 return
@@ -357,12 +363,19 @@ class VideoSource(Source):
             self.damaged = reading.toll.frames
             if plan.due(self.seen - 1, time_s):
                 yield Frame(self.seen - 1, time_s, pixels(picture))
+        self._check_whole(reading)
         self._tell(reading)
         times = np.asarray(reading.times_s)
         if not len(times):
             raise self._nothing()
         self.timeline = Timeline(len(times), times, np.empty(0, np.int64))
         self.warnings += complaints(self._promise, times, "could be decoded")
+
+    def _check_whole(self, reading: Sequential) -> None:
+        """Raises ReadAgainError at the first damage: what several threads make of it is not the same each time."""
+        if reading.toll.frames and not self._mending:
+            self._mending = True
+            raise ReadAgainError(f"{self.name} is damaged: it is read again by one thread")
 
     def _tell(self, reading: Sequential) -> None:
         if reading.stopped:
