@@ -351,7 +351,7 @@ class VideoSource(Source):
 
     def _sequential(self, plan: Plan) -> Iterator[Frame]:
         """Frames as they come; a complete reading corrects the timeline."""
-        # what lacks at the end of a bare stream shows nowhere, and where samples are chosen on the way, none comes twice
+        # the cut end of a bare stream shows nowhere; samples that are chosen on the way do not come twice
         mending = self._mending = self._mending or plan.indices is None or self.container["format"] in _BARE
         pixels, reading = self._reader(), Sequential(self._file, self._frame_s, mending=mending)
         for time_s, picture in reading.pictures():
