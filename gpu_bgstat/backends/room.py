@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from gpu_bgstat.backends.scratch import Layout, Scratch
 from gpu_bgstat.errors import ConfigError, ScratchError
 from gpu_bgstat.frames import FrameSpec
 
+_LOG = logging.getLogger("gpu_bgstat")
 SHARE = 0.75  # of what is free: the default limit
 DECODERS_SHARE = 4  # decoders may take one part in so many of the limit
 _FRAMES = 4  # on their way from the decoder to the ring
@@ -68,6 +70,8 @@ class Room:
         """
         layout = Layout(slots, spec)
         folder = self.place(layout.bytes)
+        if in_memory(folder):
+            _LOG.warning("%s is in memory itself, so the samples' file takes memory: give a folder on a disk", folder)
         if self.kept is not None:
             return Scratch(_duplicate(self.kept), str(folder), layout)
         try:
