@@ -27,12 +27,13 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from gpu_bgstat.backends.memory import sync_folder
 from gpu_bgstat.backends.scratch import opened
 from gpu_bgstat.config import MEANS, Config
 from gpu_bgstat.errors import CheckpointError
 from gpu_bgstat.frames import FrameSpec, Sample
 from gpu_bgstat.interrupts import uninterrupted
-from gpu_bgstat.journal import Journal, sync_folder
+from gpu_bgstat.journal import Journal
 from gpu_bgstat.oddities import Look
 from gpu_bgstat.schedule import Planned
 from gpu_bgstat.version import __version__

@@ -106,13 +106,3 @@ def parsed(content: bytes) -> tuple[list[dict[str, Any]], int]:
         records.append(record)
         end = stop + 1
     return records, end
-
-
-def sync_folder(folder: Path) -> None:
-    """Returns when the names in a folder are on the disk; where folders cannot be synced, at once."""
-    with suppress(OSError):
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)

@@ -103,6 +103,12 @@ def test_the_page_stands_alone(film: Path, tmp_path: Path) -> None:
     assert page.count("<circle") == 9
 
 
+def test_the_page_shows_the_device_beside_what_was_asked_for(film: Path) -> None:
+    page = report_html(estimate(film, Config(every=9, device="cpu", exclude=["0f-5f", (1.0, 1.5)]))).decode()
+    for name, text in (("device", "cpu, "), ("device, asked for", "cpu<"), ("exclude", "0f-5f, 1-1.5<")):
+        assert f"<th>{name}</th><td>{text}" in page
+
+
 def test_the_plot_rises_with_the_brightness() -> None:
     stack = np.arange(0, 50, 5, dtype=np.uint8)[:, None, None] * np.ones((10, 4, 4), np.uint8)
     plot = brightness_plot(estimate(stack, Config(every=1)).samples)

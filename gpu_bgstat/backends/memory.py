@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
@@ -90,6 +91,16 @@ def in_memory(folder: Path) -> bool:
         if place.split()[2] == wanted and kind.split()[0] in _IN_MEMORY:
             return True
     return False
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder are on the disk; where folders cannot be synced, at once."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def size_text(size: int) -> str:

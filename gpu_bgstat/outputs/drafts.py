@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from gpu_bgstat.backends.memory import sync_folder
 from gpu_bgstat.errors import OutputError
 from gpu_bgstat.interrupts import uninterrupted
 
@@ -68,7 +69,7 @@ def rename(drafts: Mapping[Path, Path]) -> None:
         finally:
             remove(backup for backup in earlier.values() if backup)
     for folder in {path.parent for path in drafts}:
-        _sync(folder)
+        sync_folder(folder)
 
 
 def _keep(path: Path, earlier: dict[Path, Path | None]) -> None:
@@ -100,16 +101,6 @@ def remove(drafts: Iterable[Path]) -> None:
     for draft in drafts:
         with suppress(OSError):
             draft.unlink()
-
-
-def _sync(folder: Path) -> None:
-    """Forces the folder's names to the disk, where the system can: not all have folders that can be opened."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def sweep(paths: Iterable[Path], apart: Collection[Path]) -> None:

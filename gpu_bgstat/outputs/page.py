@@ -83,7 +83,7 @@ def _run(facts: Mapping[str, Any]) -> dict[str, str]:
         "decoding": _decoding(facts["decoding"]),
         "time": ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in facts["timings_s"].items()),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-        **{name: _plain(value) for name, value in facts["config"].items()},
+        **{f"{name}, asked for": _plain(value) for name, value in facts["config"].items()},
     }
 
 
@@ -100,8 +100,10 @@ def _decoding(facts: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    if value is None:
+    if value is None or value == []:
         return "–"
+    if isinstance(value, list):  # stretches are lists of two places
+        return ", ".join("-".join(map(_plain, part)) if isinstance(part, list) else _plain(part) for part in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
