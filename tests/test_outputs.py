@@ -15,7 +15,7 @@ import pytest
 
 from gpu_bgstat import Background, Config, estimate, outputs
 from gpu_bgstat.errors import OutputError
-from gpu_bgstat.outputs.page import brightness_plot
+from gpu_bgstat.outputs.page import brightness_plot, report_html
 
 
 def made(dtype: str = "uint8", channels: int = 3, **settings: Any) -> Background:
