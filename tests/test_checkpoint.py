@@ -195,10 +195,15 @@ def test_a_resume_on_another_device_or_with_other_decoders(device: str, film: Pa
 
 
 def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """The real command; only its commits come more often."""
-    code = (
-        "import sys; from gpu_bgstat import __main__, checkpoint; checkpoint.EVERY_S = 0.1; sys.exit(__main__.main())"
-    )
+    """The real command; only that it commits after each sample, and takes its time for it."""
+    code = """
+import sys, time
+from gpu_bgstat import __main__, checkpoint
+checkpoint.EVERY_S = checkpoint._COMMITS_SHARE = 0
+real = checkpoint.Checkpoint.commit
+checkpoint.Checkpoint.commit = lambda *arguments: (real(*arguments), time.sleep(0.01))
+sys.exit(__main__.main())
+"""
     return subprocess.Popen(
         [sys.executable, "-c", code, "estimate", *arguments], stderr=subprocess.PIPE, text=True, **options
     )
