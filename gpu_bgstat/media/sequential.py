@@ -18,10 +18,14 @@ from gpu_bgstat.media.video_file import VideoFile, film, reason
 class Sequential:
     """One reading. Packets that cannot be decoded are counted in `toll` and passed over."""
 
-    def __init__(self, file: VideoFile, frame_s: Fraction) -> None:
-        """`frame_s` is the time between two frames where they have no timestamps."""
+    def __init__(self, file: VideoFile, frame_s: Fraction, *, alone: bool = True) -> None:
+        """`frame_s` is the time between two frames where they have no timestamps.
+
+        alone  one thread decodes, which makes the same of damage each time; several only find out that there is some
+        """
         self._file = file
         self._frame_s = frame_s
+        self._alone = alone
         self._origin: int | None = None
         self.times_s = array("d")  # of all frames so far
         self.toll = Toll()
@@ -31,7 +35,7 @@ class Sequential:
         """(time in s, picture) of each frame, in the order in which they are shown."""
         last: Fraction | None = None  # exact, since a float that has added up is never equal to a timestamp
         with closing(self._file.open()) as container:
-            prepare(container, 0)
+            prepare(container, 1 if self._alone else 0, strict=not self._alone)
             for packet in self._packets(container):
                 try:
                     pictures = packet.decode()

@@ -62,6 +62,7 @@ class VideoSource(Source):
         self._stopped = ""  # why reading the packets ended early
         self._lost: set[int] = set()  # packets whose frame cannot be decoded
         self._losses = 0  # readings that found some
+        self._alone = False  # whether one thread decodes, since there is damage
         self._hidden = 0  # packets that an edit list leaves out
         self._opened: list[Any] = []  # for the first decoder: opening takes as long as decoding a few frames
         try:
@@ -268,7 +269,8 @@ class VideoSource(Source):
                 with suppress(IndexError):  # another thread took it
                     return Decoder(self._opened.pop(), index, self._size, used=True)
             container = self._file.open()
-            prepare(container, 0 if tolerant else threads, strict=not tolerant and self._strict(index))
+            # one thread makes the same of damage each time; several fill holes from one another's buffers
+            prepare(container, 1 if tolerant else threads, strict=not tolerant and self._strict(index))
             return Decoder(container, index, self._size)
 
         assert self.timeline is not None and self.timeline.times_s is not None
@@ -292,9 +294,13 @@ class VideoSource(Source):
         self.warnings.append(f"{toll.told()}, {len(self._lost)} frames are lost; within {places(spans)}")
 
     def _sequential(self, plan: Plan) -> Iterator[Frame]:
-        """Frames as they come; a complete reading corrects the timeline."""
-        pixels, reading = self._reader(), Sequential(self._file, self._frame_s)
+        """Frames as they come; a complete reading corrects the timeline.
+
+        Raises ReadAgainError at the first damage that several threads meet.
+        """
+        pixels, reading = self._reader(), Sequential(self._file, self._frame_s, alone=self._alone)
         for time_s, picture in reading.pictures():
+            self._leave_alone(reading)
             if plan.over(self.seen, time_s):
                 self._tell(reading)
                 return
@@ -302,12 +308,18 @@ class VideoSource(Source):
             self.damaged = reading.toll.frames
             if plan.due(self.seen - 1, time_s):
                 yield Frame(self.seen - 1, time_s, pixels(picture))
+        self._leave_alone(reading)
         self._tell(reading)
         times = np.asarray(reading.times_s)
         if not len(times):
             raise self._nothing()
         self.timeline = Timeline(len(times), times, np.empty(0, np.int64))
         self.warnings += complaints(self._promise, times, "could be decoded")
+
+    def _leave_alone(self, reading: Sequential) -> None:
+        if reading.toll.frames and not self._alone:
+            self._alone = True
+            raise ReadAgainError(f"{self.name} is damaged, so it is read again by one thread, from the beginning")
 
     def _tell(self, reading: Sequential) -> None:
         if reading.stopped:
