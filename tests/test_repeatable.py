@@ -47,8 +47,11 @@ def differing(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def harmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 frames, B-frames, a keyframe every 25, and broken bytes at three places."""
-    path = tmp_path_factory.mktemp("harmed") / "arena.mkv"
+    """300 frames with B-frames, and broken bytes at three places: decoded by plan."""
+    return harmed_film(tmp_path_factory.mktemp("harmed") / "arena.mkv")
+
+
+def harmed_film(path: Path) -> Path:
     Arena(width=160, height=120, animals=2).film(path, 300)
     data = bytearray(path.read_bytes())
     rng = np.random.default_rng(4)
@@ -57,6 +60,10 @@ def harmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data[at : at + 40] = rng.bytes(40)
     path.write_bytes(data)
     return path
+
+
+def decoding(folder: Path) -> str:
+    return str(json.loads((folder / "report.json").read_text())["run"]["decoding"]["way"])
 
 
 WAYS: dict[str, tuple[list[str], int | None]] = {
@@ -92,7 +99,16 @@ def test_samples_in_any_order(film: Path, tmp_path: Path) -> None:
 def test_a_harmed_film(harmed: Path, tmp_path: Path) -> None:
     """The same frames are lost, and the warnings say so in the same words."""
     compare(harmed, tmp_path, "--every", "3")
+    assert decoding(tmp_path) == "planned"
     assert json.loads((tmp_path / "report.json").read_text())["warnings"]
+
+
+def test_a_harmed_film_from_the_beginning(tmp_path: Path) -> None:
+    """Without an index that can be trusted; several threads find the damage, and one decodes it."""
+    path = harmed_film(tmp_path / "arena.avi")
+    compare(path, tmp_path / "out", "--every", "3")
+    assert decoding(tmp_path / "out") == "sequential"
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
 
 
 def test_files_of_another_kind(tmp_path: Path) -> None:
