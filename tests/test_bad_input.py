@@ -312,20 +312,6 @@ def test_a_reader_that_goes_away(zoo: Path) -> None:
 # --- output that cannot be written ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
-
-
 def test_a_full_disk(zoo: Path, small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The results of an earlier run stay, and no draft lies around."""
     (small_disk / "background_est.png").write_bytes(b"earlier")
