@@ -92,11 +92,23 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB in memory; root alone can make one."""
-    disk = tmp_path / "disk"
+    """A file system of 64 KiB in memory; root alone can make one."""
+    yield from _disk(tmp_path / "disk", "64k")
+
+
+@pytest.fixture
+def megabyte_disk(tmp_path: Path) -> Iterator[Path]:
+    """One of 1 MiB."""
+    yield from _disk(tmp_path / "disk", "1m")
+
+
+def _disk(disk: Path, size: str) -> Iterator[Path]:
     disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if os.name != "posix" or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)]
+    mounted = subprocess.run(command, check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)

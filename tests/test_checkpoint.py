@@ -23,9 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import Outcome, Run, in_turn, summary
 
-from gpu_bgstat import Config, checkpoint, estimate, journal
+from gpu_bgstat import Background, Config, checkpoint, estimate, journal
 from gpu_bgstat.arena import Arena
 from gpu_bgstat.checkpoint import Checkpoint
+from gpu_bgstat.cli import main
 from gpu_bgstat.errors import BgstatError, CheckpointError, ScratchError, SourceError
 
 EVERY = 4
@@ -244,40 +245,62 @@ def test_the_command_goes_on_where_a_signal_stopped_it(number: signal.Signals, c
     assert not (here / ".checkpoint").exists()
 
 
-def test_results_that_cannot_be_written_leave_the_checkpoint(film: Path, small_disk: Path, tmp_path: Path) -> None:
+def test_results_that_cannot_be_written_leave_the_checkpoint(film: Path, megabyte_disk: Path, tmp_path: Path) -> None:
     """A full disk under the results; once it has room, nothing is decoded again."""
     asked = [str(film), "--every", "4", "--device", "cpu", "--checkpoint", str(tmp_path / "mine")]
-    filler = small_disk / "filler"
+    filler = megabyte_disk / "filler"
     filler.write_bytes(bytes(1_010_000))
-    process = command(*asked, "-o", str(small_disk / "out"))
+    process = command(*asked, "-o", str(megabyte_disk / "out"))
     err = process.communicate()[1]
     assert process.returncode == 1 and "cannot be written (No space left on device)" in err
-    assert (tmp_path / "mine/journal").exists() and not (small_disk / "out").exists()
+    assert (tmp_path / "mine/journal").exists() and not (megabyte_disk / "out").exists()
     filler.unlink()
-    process = command(*asked, "-o", str(small_disk / "out"))
+    process = command(*asked, "-o", str(megabyte_disk / "out"))
     err = process.communicate()[1]
     assert process.returncode == 0 and "resumed: 22 of 22 samples" in err
     assert not (tmp_path / "mine").exists()
 
 
+def test_a_folder_that_becomes_a_file_keeps_the_checkpoint(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, kept = tmp_path / "out", tmp_path / "kept"
+    real = Background.save
+
+    def sabotaged(background: Background, where: Any) -> Any:
+        folder.rmdir()
+        folder.write_text("somebody else's")
+        return real(background, where)
+
+    monkeypatch.setattr(Background, "save", sabotaged)
+    asked = ["estimate", str(film), "--every", "9", "-o", str(folder), "--checkpoint", str(kept)]
+    assert main(asked) == 1
+    assert f"{folder} cannot be written to ({folder} is a file)" in capfd.readouterr().err
+    assert folder.read_text() == "somebody else's" and (kept / "journal").exists()
+    monkeypatch.undo()
+    folder.unlink()
+    assert main(asked) == 0 and not kept.exists()
+    assert "resumed: 10 of 10 samples" in capfd.readouterr().err
+
+
 def test_a_disk_that_fills_up_under_the_checkpoint(
-    mended: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    mended: Path, megabyte_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clear error; what was told stays true, and the run goes on when there is room."""
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
     monkeypatch.setattr(checkpoint, "_COMMITS_SHARE", 0)
-    film, here = mended.parent / "whole.mp4", small_disk / "checkpoint"
+    film, here = mended.parent / "whole.mp4", megabyte_disk / "checkpoint"
     want = estimate(film, Config(every=4, device="cpu"))
 
     def fill(now: Any) -> None:
         if now.samples == 9:
-            room = shutil.disk_usage(small_disk).free
-            (small_disk / "filler").write_bytes(bytes(max(0, room - 20_000)))
+            room = shutil.disk_usage(megabyte_disk).free
+            (megabyte_disk / "filler").write_bytes(bytes(max(0, room - 20_000)))
 
     settings_ = Config(every=4, device="cpu", decoders=1)
     with pytest.raises((CheckpointError, ScratchError), match=r"cannot be written \(No space left on device\)"):
         estimate(film, settings_, fill, checkpoint=here)
-    (small_disk / "filler").unlink()
+    (megabyte_disk / "filler").unlink()
     came: list[Any] = []
     got = estimate(film, settings_, came.append, checkpoint=here)
     assert len(came) < 22

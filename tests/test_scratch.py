@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -166,13 +167,17 @@ def test_disks_without_room_are_named(tmp_path: Path) -> None:
         Room(0).place(1 << 60)
 
 
-def test_a_disk_that_fills_up_is_an_error_and_no_crash(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_fills_up_is_an_error_and_no_crash(
+    megabyte_disk: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody else takes the room after it was checked."""
     spec = FrameSpec(300, 200, 3, np.dtype(np.uint8))
-    assert in_memory(small_disk)
-    with closing(Room(0, small_disk).scratch(5, spec)) as file:
+    assert in_memory(megabyte_disk)
+    monkeypatch.setattr(logging.getLogger("gpu_bgstat"), "propagate", True)  # the command may have been there
+    caplog.set_level(logging.WARNING, "gpu_bgstat")
+    with closing(Room(0, megabyte_disk).scratch(5, spec)) as file:
         assert "disk is in memory itself" in caplog.text
-        (small_disk / "other").write_bytes(bytes(500_000))
+        (megabyte_disk / "other").write_bytes(bytes(500_000))
         with pytest.raises(ScratchError, match=r"in .*disk cannot be written \(No space left on device\): make room"):
             for slot in range(5):
                 file.put(slot, np.ones(spec.shape, np.uint8))

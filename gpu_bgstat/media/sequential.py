@@ -29,7 +29,6 @@ class Sequential:
         self._mending = mending
         self._file = file
         self._frame_s = frame_s
-        self._alone = alone
         self._origin: int | None = None
         self._time_base: Fraction | None = None  # for the frames that come last, which carry none
         self.times_s = array("d")  # of all frames so far
