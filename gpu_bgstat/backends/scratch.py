@@ -23,7 +23,7 @@ import numpy as np
 from gpu_bgstat.errors import ScratchError
 from gpu_bgstat.frames import FrameSpec, Image
 
-TILE_BYTES = 1 << 28  # of all samples together: 430 kB a sample where there are 600
+TILE_BYTES = 1 << 26  # of all samples together: 107 kB a sample where there are 600; two must fit into what is cached
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _DIRTY_BYTES = 1 << 26  # written and not yet on their way to the disk; as much again may be on its way
 _sync = getattr(os, "fdatasync", os.fsync)
