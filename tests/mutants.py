@@ -26,6 +26,7 @@ import av.error
 from clips import pixels_hash, to_bgr
 
 from gpu_bgstat import BgstatError, Config, estimate
+from gpu_bgstat.media.video_file import METADATA
 from gpu_bgstat.schedule import Planned
 from gpu_bgstat.sources import open_source
 from gpu_bgstat.sources.source import ReadAgainError
@@ -139,7 +140,7 @@ def in_sequence(path: Path, known: dict[int, int]) -> tuple[list[Met], bool]:
     """
     met: list[Met] = []
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(str(path), **METADATA) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             interval = 1 / Fraction(stream.average_rate or stream.guessed_rate or 1)
@@ -183,7 +184,7 @@ def _packets(container: Any) -> Iterator[Any]:
 def frames_of(path: Path) -> dict[int, int]:
     """Which frame these pixels are, of those that look like no other."""
     hashes: list[int] = []
-    with av.open(str(path), metadata_errors="replace") as container:
+    with av.open(str(path), **METADATA) as container:
         for packet in container.demux(video=0):
             try:
                 hashes += [pixels_hash(to_bgr(picture)) for picture in packet.decode()]

@@ -14,6 +14,8 @@ from av.stream import Disposition
 from gpu_bgstat.errors import SourceError
 from gpu_bgstat.media import identity
 
+# titles that are no UTF-8; PyAV 19 knows the option no more
+METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg plays text files as films of a terminal
 
 
@@ -102,7 +104,7 @@ class LocalFile:
 def open_container(file: Any, name: str, **options: Any) -> Any:
     """FFmpeg's view of a path or a file object, its video stream checked; raises SourceError with the reason."""
     try:
-        container = av.open(file, metadata_errors="replace", **options)
+        container = av.open(file, **METADATA, **options)
     except (av.error.FFmpegError, OSError) as error:
         raise SourceError(f"{name} is no video that FFmpeg can read ({reason(error)})") from error
     if film(container) is None:
