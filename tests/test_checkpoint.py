@@ -164,7 +164,8 @@ def test_interrupted_right_after_any_record(mended: Path, tmp_path: Path, monkey
         assert got.samples == want.samples
 
 
-def test_a_resumed_run_decodes_only_what_is_left(film: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_decodes_only_what_is_left(mended: Path, tmp_path: Path) -> None:
+    film = mended.parent / "whole.mp4"  # groups of 12 frames
     settings_ = config(every=1, decoders=1)
     (whole,) = in_turn([Run(str(film), settings_, str(tmp_path / "whole"))])
     late = len(whole.log) - 12
