@@ -33,15 +33,13 @@ from gpu_bgstat.config import memory_size
 FULL = (600, 2160, 3840, 3), "2GB"
 QUICK = (600, 360, 640, 3), "250MB"
 MOST_RATIO = 2.0
-_GROUPS = {  # where control groups are -> the file that takes the limit, the one that tells the peak
-    "/sys/fs/cgroup/memory": ("memory.limit_in_bytes", "memory.max_usage_in_bytes"),
-    "/sys/fs/cgroup": ("memory.max", "memory.peak"),
-}
+# where control groups are -> the file that takes the limit
+_GROUPS = {"/sys/fs/cgroup/memory": "memory.limit_in_bytes", "/sys/fs/cgroup": "memory.max"}
 
 
 @dataclass
 class Row:
-    """One run. `seconds` are those of the estimate; the peaks are bytes, None where nobody tells."""
+    """One run. `seconds` are those of the estimate; the peak, in bytes, is of the whole process."""
 
     limit: str | None
     seconds: float
@@ -85,7 +83,7 @@ def child(shape: tuple[int, ...], limit: str | None) -> None:
 @contextmanager
 def group(limit: int) -> Iterator[Path | None]:
     """A control group with this limit; None where none can be made."""
-    for root, (limit_name, _) in _GROUPS.items():
+    for root, limit_name in _GROUPS.items():
         made = Path(root) / f"bgstat-{os.getpid()}"
         try:
             made.mkdir()

@@ -117,6 +117,6 @@ class CpuBackend:
     def store(self, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> Store:
         if room.fits(slots * spec.bytes):
             return CpuStore(slots, spec)
-        store = ScratchStore(room.scratch(slots, spec), spec)
-        _LOG.info("samples: %s", self.forecast(slots, spec, room))
-        return store
+        scratch = room.scratch(slots, spec)
+        _LOG.info("samples: in a file in %s, %s", scratch.where, size_text(scratch.layout.bytes))
+        return ScratchStore(scratch, spec)

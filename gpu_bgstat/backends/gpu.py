@@ -65,6 +65,11 @@ class GpuStore:
         """Where samples go: to the devices, or into the file, from which the devices get them at finalize."""
         return self._parts if self._scratch is None else [self._scratch]
 
+    @property
+    def file(self) -> str:
+        """Which file holds the samples, to go on behind the plan; empty if none does."""
+        return _file(self._scratch.where, self._scratch.layout) if self._scratch else ""
+
     def sync(self) -> None:
         if self._scratch is not None:
             self._scratch.sync()
@@ -143,7 +148,8 @@ class GpuBackend:
     def forecast(self, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> str:
         plan = next(self.placements(slots, spec, room), None)
         if plan:
-            return f"{plan}{_file(plan, slots, spec, room)}"
+            layout = Layout(slots, spec)
+            return f"{plan}{_file(room.place(layout.bytes), layout)}" if plan.kind == "file" else str(plan)
         refusal = self._too_small(slots, spec)
         return f"cpu, because {refusal}: {self._fallback.forecast(slots, spec, room)}" if self._fallback else refusal
 
@@ -166,7 +172,7 @@ class GpuBackend:
                 reason = f" ({error})"
                 _LOG.warning("no memory for %s (%s): trying the next smaller plan", placement, error)
             else:
-                _LOG.info("samples: %s%s", placement, _file(placement, slots, spec, room))
+                _LOG.info("samples: %s%s", placement, store.file)
                 return store
         raise DeviceError(self._too_small(slots, spec) + reason)
 
@@ -182,12 +188,9 @@ class GpuBackend:
         )
 
 
-def _file(plan: Placement, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> str:
-    """Which file a plan means."""
-    if plan.kind != "file":
-        return ""
-    size = Layout(slots, spec).bytes
-    return f"; the file is in {room.place(size)}, {size_text(size)}"
+def _file(where: object, layout: Layout) -> str:
+    """How a plan with a file goes on."""
+    return f"; the file is in {where}, {size_text(layout.bytes)}"
 
 
 def _measured(gpu: Gpu) -> Gpu:
