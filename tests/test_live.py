@@ -77,6 +77,19 @@ def times_s(background: Background) -> list[float]:
 # --- streams that drop out -----------------------------------------------------------------------------------------
 
 
+class EveryFrame:
+    """A plan that takes all, without knowing how many there are."""
+
+    indices = chosen = None
+    any_order = False
+
+    def due(self, index: int, time_s: float | None) -> bool:
+        return True
+
+    def over(self, index: int, time_s: float | None) -> bool:
+        return False
+
+
 def of_the_stream(warnings: tuple[str, ...]) -> tuple[str, ...]:
     """Without those about the plain pictures that these streams show."""
     return tuple(warning for warning in warnings if "frozen" not in warning and "black" not in warning)
@@ -300,13 +313,7 @@ def test_an_error_while_collecting_ends_the_reading(hasty: None) -> None:
 def test_an_error_of_the_plan_comes_from_the_reading(hasty: None) -> None:
     """A range that the reading thread finds to be impossible is told where the estimate was asked for."""
 
-    class Impossible:
-        indices = chosen = None
-        any_order = False
-
-        def due(self, index: int, time_s: float | None) -> bool:
-            return True
-
+    class Impossible(EveryFrame):
         def over(self, index: int, time_s: float | None) -> bool:
             raise ConfigError("no such place")
 
@@ -318,13 +325,7 @@ def test_an_error_of_the_plan_comes_from_the_reading(hasty: None) -> None:
 
 
 def test_reading_twice_begins_anew(hasty: None) -> None:
-    class Five:
-        indices = chosen = None
-        any_order = False
-
-        def due(self, index: int, time_s: float | None) -> bool:
-            return True
-
+    class Five(EveryFrame):
         def over(self, index: int, time_s: float | None) -> bool:
             return index >= 5
 
