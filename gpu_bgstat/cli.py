@@ -22,12 +22,12 @@ from gpu_bgstat.backends.devices import read_devices
 from gpu_bgstat.checkpoint import left_behind, remove
 from gpu_bgstat.config import PRESETS, Config
 from gpu_bgstat.demo import run_demo
-from gpu_bgstat.errors import BgstatError, ConfigError, SourceError, printable
+from gpu_bgstat.errors import BgstatError, ConfigError, OutputError, SourceError, printable
 from gpu_bgstat.forecast import forecast
 from gpu_bgstat.frames import Background
 from gpu_bgstat.interrupts import farewell
 from gpu_bgstat.media.addresses import is_url, without_secrets
-from gpu_bgstat.outputs import saved_report, writable
+from gpu_bgstat.outputs import identity, saved_report, writable
 from gpu_bgstat.pipeline import estimate
 from gpu_bgstat.progress import Meter
 from gpu_bgstat.snapshots import Snapshots
@@ -181,13 +181,20 @@ def estimate_command(
     if resume and checkpoint is None:
         checkpoint = folder / CHECKPOINT
     with writable(folder):
+        place = identity(folder)
         if checkpoint is None and left_behind(folder / CHECKPOINT):
             click.echo(
                 f"warning: {folder / CHECKPOINT} is left of an interrupted run: --resume goes on with it", err=True
             )
         with Meter(shown=not quiet) as meter:
             background = estimate(source, config, meter.update, snapshots, checkpoint)
+        vanished = identity(folder) != place
         background.save(folder)
+    if vanished:  # an unmounted disk, perhaps: nobody would look for the results on the disk below
+        raise OutputError(
+            f"{folder} vanished while the recording was read: it was made anew, and the results are there; "
+            "see whether that is the disk that you meant"
+        )
     if checkpoint is not None:
         remove(checkpoint)
     if as_json:

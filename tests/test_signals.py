@@ -135,7 +135,9 @@ def test_while_python_is_importing(wait_s: float, stop: signal.Signals, tmp_path
     if child.process.poll() is None:
         child.process.send_signal(stop)
     code = child.end()
-    if code != 1:  # it was quicker, and had said by then that nothing is no source
+    if b"nothing does not exist" in child.told:  # it was quicker; as the interpreter ends, it hears nothing any more
+        assert code in (1, -stop)
+    else:
         assert (code, child.told.lstrip()) == (CODES[stop], WORDS[stop])
     assert b"Traceback" not in child.told
     assert tree(tmp_path) == {}

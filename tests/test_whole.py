@@ -225,12 +225,12 @@ def finish(child: Child, writing: int) -> tuple[int, str]:
     return code, said[-1] if said else ""
 
 
-def test_a_folder_that_vanishes_is_made_again(tmp_path: Path) -> None:
-    """Better than an error: nothing is lost."""
+def test_a_folder_that_vanishes_is_an_error_and_nothing_is_lost(tmp_path: Path) -> None:
     child, writing = running(tmp_path / "new" / "out")
     (tmp_path / "new" / "out").rmdir()
     (tmp_path / "new").rmdir()
-    assert finish(child, writing)[0] == 0
+    code, line = finish(child, writing)
+    assert code == 1 and f"{tmp_path / 'new' / 'out'} vanished while the recording was read" in line
     assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == sorted(OUTPUTS)
 
 

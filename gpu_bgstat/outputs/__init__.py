@@ -89,6 +89,15 @@ def writable(folder: Path) -> Iterator[None]:
         raise
 
 
+def identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one of the same name; None if there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _make(folder: Path, made: list[Path]) -> None:
     probe = drafts.draft_of(folder / "probe")
     try:
