@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpu_bgstat.backends import tiles
-from gpu_bgstat.backends.backend import Reduced, Store
+from gpu_bgstat.backends.backend import Choice, Light, Reduced, Store
 from gpu_bgstat.backends.colors import Coefficients
 from gpu_bgstat.backends.memory import size_text
 from gpu_bgstat.backends.room import ANYWHERE, Room
@@ -39,6 +39,48 @@ def variance(samples: Image) -> NDArray[np.float32]:
 def ranks(samples: Image, wanted: Sequence[int]) -> Image:
     """The specification of the ranks: samples (T, …) -> (R, …), the values that sorting over T puts at `wanted`."""
     return np.sort(samples, axis=0)[list(wanted)]
+
+
+def lit(samples: Image, light: Light) -> Image:
+    """The specification of a common light: samples (T, H, W[, C]) -> the same, (gain * x + offset) >> 16, clipped."""
+    shape = (len(samples),) + (1,) * (samples.ndim - 2) + (-1,)
+    if samples.ndim == 3:
+        shape = (len(samples), 1, 1)
+    values = (light.gains.reshape(shape) * samples + light.offsets.reshape(shape)) >> 16
+    return values.clip(0, np.iinfo(samples.dtype).max).astype(samples.dtype)
+
+
+def counted(choice: Choice) -> NDArray[np.bool_]:
+    """The specification of which samples count: (T, PH, PW)."""
+    places = np.argsort(np.argsort(choice.keys, axis=0, kind="stable"), axis=0, kind="stable")
+    return places < choice.counts
+
+
+def middles(samples: Image, choice: Choice) -> Image:
+    """The specification of `select`: samples (T, H, W[, 3]) -> (2, H, W[, 3])."""
+    counting = counted(choice)
+    out = np.zeros((2, *samples.shape[1:]), samples.dtype)
+    for row, column in np.argwhere(choice.counts):
+        patch = np.s_[
+            row * choice.patch : (row + 1) * choice.patch, column * choice.patch : (column + 1) * choice.patch
+        ]
+        those = samples[counting[:, row, column]][:, *patch]
+        out[:, *patch] = ranks(those, [(len(those) - 1) // 2, len(those) // 2])
+    return out
+
+
+def support(samples: Image, image: Image, tolerance: int) -> NDArray[np.uint16]:
+    """The specification of the support: samples (T, …), image (…) -> (…), how many samples are so near."""
+    return (np.abs(samples.astype(np.int32) - image) <= tolerance).sum(axis=0, dtype=np.uint16)
+
+
+def modes(samples: Image, width: int) -> Image:
+    """The specification of the mode: samples (T, …) -> (…), by trying the interval that begins with each sample."""
+    ordered = np.sort(samples, axis=0).astype(np.int64)
+    inside = np.stack([((ordered >= low) & (ordered < low + width)).sum(axis=0) for low in ordered])  # (T, …)
+    first = np.argmax(inside, axis=0)[None]  # of equal ones the lowest
+    count = np.take_along_axis(inside, first, axis=0)
+    return np.take_along_axis(ordered, first + (count - 1) // 2, axis=0)[0].astype(samples.dtype)
 
 
 def bgr(luma: Image, chroma: Image, colors: Coefficients) -> Image:
