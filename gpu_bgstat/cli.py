@@ -58,6 +58,8 @@ def _setting_options(command: Command) -> Command:
         click.option("--exclude", metavar="BEGIN-END", multiple=True, help=_help("exclude") + "; may be repeated"),
         click.option("--gray", is_flag=True, default=None, help=_help("gray")),
         click.option("--depth", type=click.Choice(["8", "16"]), help=_help("depth")),
+        click.option("--method", type=click.Choice(["median", "still", "mode", "auto"]), help=_help("method")),
+        click.option("--lag-s", type=float, metavar="SECONDS", help=_help("lag_s")),
         click.option("--threshold", type=float, help=_help("threshold")),
         click.option("--fill", type=click.Choice(["median", "global"]), help=_help("fill")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),

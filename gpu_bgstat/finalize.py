@@ -7,27 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_bgstat.backends.backend import Reduced
 from gpu_bgstat.config import Config
 from gpu_bgstat.frames import Image
 
 
-def middle_ranks(count: int) -> tuple[int, int]:
-    """The ranks whose mean is the median of `count` values; twice the same for an odd count."""
-    return (count - 1) // 2, count // 2
-
-
-def finalize(reduced: Reduced, config: Config) -> tuple[Image, NDArray[np.bool_], NDArray[np.uint8]]:
-    """Background (H, W[, 3]), stable mask (H, W) and heat map (H, W) from the variance and the two middle ranks."""
-    median = _floor_mean(reduced.ranks[0], reduced.ranks[1])
-    stable = stable_mask(reduced.variance, config.threshold)
-    return FILLS[config.fill](median, stable), stable, heatmap(reduced.variance)
-
-
-def _floor_mean(low: Image, high: Image) -> Image:
-    """The mean of two unsigned arrays, truncated, without widening them."""
-    mean: Image = (low & high) + ((low ^ high) >> 1)
-    return mean
+def finalize(
+    background: Image, variance: NDArray[np.float32], config: Config
+) -> tuple[Image, NDArray[np.bool_], NDArray[np.uint8]]:
+    """Background (H, W[, 3]) with its unstable pixels filled, stable mask (H, W) and heat map (H, W)."""
+    stable = stable_mask(variance, config.threshold)
+    return FILLS[config.fill](background, stable), stable, heatmap(variance)
 
 
 def stable_mask(variance: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:

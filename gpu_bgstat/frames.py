@@ -162,6 +162,8 @@ class Background:
     stable      (H, W) bool: no channel varies by more than `config.threshold`
     heatmap     (H, W) uint8: the variance, scaled by its 99th percentile
     samples     in order of their index
+    choice      (H, W) uint8, what `auto` shows: 0 the median of the still samples, 1 of the state that lasts longer,
+                2 of the other one; None for other methods
     """
 
     background: Image
@@ -171,6 +173,7 @@ class Background:
     samples: tuple[Sample, ...]
     config: Config
     run: Run
+    choice: NDArray[np.uint8] | None = None
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes the pictures, the variance and the report into `folder`, all of them or none.
