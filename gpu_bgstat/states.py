@@ -96,11 +96,10 @@ def _densest(
         better = size > best
         best[better], centre[better] = size[better], tried[better]
     for _ in range(2):
-        members: Flags = part_free & (_distance(part, centre) <= alike)
-        amount = np.maximum(members.sum(axis=0), 1)[:, None]
-        centre = np.where(
-            members.any(axis=0)[:, None], np.where(members[..., None], part, 0).sum(axis=0) / amount, centre
-        )
+        members = part_free & (_distance(part, centre) <= alike)
+        size = members.sum(axis=0)
+        mean = np.where(members[..., None], part, 0).sum(axis=0) / np.maximum(size, 1)[:, None]
+        centre = np.where((size > 0)[:, None], mean, centre)
     distance = _distance(flat, centre)
     return free & (distance <= 1.25 * alike), free & (distance > 2 * alike)
 
