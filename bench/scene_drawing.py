@@ -1,6 +1,6 @@
 """What the synthetic scenes of bench/scenes.py are made of: empty places, and animals and people with soft outlines.
 
-Pictures are float32 BGR from 0 to 255. A sprite is (h, w, 4): BGR times alpha, and alpha from 0 to 1, in twice the size.
+Pictures are float32 BGR from 0 to 255. A sprite is (h, w, 4): BGR times alpha, and alpha from 0 to 1, at double size.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def cage(rng: Random, height: int, width: int) -> Picture:
     _blob(place, bottle, (9, 13), (206, 190, 168), 0.9)
     _blob(place, (bottle[0] - 3, bottle[1] - 4), (2, 5), (240, 236, 228), 0.8)
     place *= lamp(rng, height, width, 0.25)
-    return np.clip(place, 12, 240).astype(np.float32)
+    return _clipped(place)
 
 
 def open_field(rng: Random, height: int, width: int, tone: tuple[int, int, int]) -> Picture:
@@ -68,7 +68,7 @@ def open_field(rng: Random, height: int, width: int, tone: tuple[int, int, int])
     inner = 1 / (1 + np.exp((radius - 0.97) * 60))[:, :, None]
     place = floor * inner + outside * (1 - inner) + 90 * np.exp(-(((radius - 0.98) / 0.015) ** 2))[:, :, None]
     place *= lamp(rng, height, width, 0.2)
-    return np.clip(place, 12, 240).astype(np.float32)
+    return _clipped(place)
 
 
 def hall(rng: Random, height: int, width: int) -> Picture:
@@ -88,7 +88,7 @@ def hall(rng: Random, height: int, width: int) -> Picture:
         _board(place, (int((at + rng.uniform(-0.04, 0.04)) * width), 18, 34, int(0.3 * height) - 20), colour, rng)
     _board(place, (int(rng.uniform(0.1, 0.7) * width), int(0.38 * height), 62, 12), (48, 66, 92), rng)
     place *= lamp(rng, height, width, 0.3)
-    return np.clip(place, 12, 240).astype(np.float32)
+    return _clipped(place)
 
 
 def garden(rng: Random, height: int, width: int) -> tuple[Picture, Picture]:
@@ -109,7 +109,7 @@ def garden(rng: Random, height: int, width: int) -> tuple[Picture, Picture]:
         place = place * (1 - alpha) + green * alpha
         plants = np.maximum(plants, alpha[:, :, 0])
     place = place + grain(rng, height, width, ((2, 2.0),))[:, :, None]
-    return np.clip(place, 12, 240).astype(np.float32), cv2.GaussianBlur(cv2.dilate(plants, np.ones((5, 5))), (0, 0), 3)
+    return _clipped(place), cv2.GaussianBlur(cv2.dilate(plants, np.ones((5, 5))), (0, 0), 3)
 
 
 def lamp(rng: Random, height: int, width: int, fall: float) -> Picture:
@@ -151,7 +151,7 @@ def animal(rng: Random, length: float, tone: tuple[float, float, float], step: i
     fur = cv2.resize(rng.standard_normal((size, size // 5)).astype(np.float32), (size, size))
     picture = np.array(tone, np.float32) + 9 * fur[:, :, None] + grain(rng, size, size, ((5, 5.0),))[:, :, None]
     ridge = np.exp(-(((np.arange(size) - half) / (0.16 * unit)) ** 2)).astype(np.float32)
-    picture += 12 * (ridge[:, None, None] - 0.5)
+    picture += np.float32(12) * (ridge[:, None, None] - np.float32(0.5))
     for side in (-1, 1):
         ear = half + int(0.34 * unit), half + int(side * 0.14 * unit)
         _blob(picture, ear, (max(1, int(0.06 * unit)), max(1, int(0.07 * unit))), (116, 120, 150), 0.8)
@@ -218,7 +218,8 @@ def paste(
     if x0 >= x1 or y0 >= y1:
         return
     turn = cv2.getRotationMatrix2D((sprite.shape[1] / 2, sprite.shape[0] / 2), -math.degrees(heading), size / _FINER)
-    turn[:, 2] += np.array([at[0] - x0, at[1] - y0]) - np.array(sprite.shape[1::-1]) / 2
+    turn[0, 2] += at[0] - x0 - sprite.shape[1] / 2
+    turn[1, 2] += at[1] - y0 - sprite.shape[0] / 2
     drawn = cv2.warpAffine(sprite, turn, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
     part = canvas[y0:y1, x0:x1]
     part *= 1 - drawn[:, :, 3:]
@@ -254,6 +255,12 @@ def rest(
     heading = before[-1, 2] if begin else float(rng.uniform(0, 2 * math.pi))
     after = wander(rng, count - begin - asleep + 1, place, bounds)[1:]
     return np.concatenate([before, np.tile([*place, heading], (asleep, 1)), after])
+
+
+def _clipped(place: Picture) -> Picture:
+    """Far enough from black and white that noise is not cut off on one side, which would shift the mean."""
+    clipped: Picture = np.clip(place, 12, 240).astype(np.float32)
+    return clipped
 
 
 def _sprite(picture: Picture, alpha: Picture) -> Picture:
