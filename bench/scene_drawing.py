@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Picture = NDArray[Any]  # float32
-Path = NDArray[np.float64]  # (count, 3): x, y in pixels, heading in radians
 Random = np.random.Generator
 Draw = Callable[[np.random.Generator, float, tuple[float, float, float], int], Picture]
 
@@ -95,7 +94,7 @@ def garden(rng: Random, height: int, width: int) -> tuple[Picture, Picture]:
     """A terrace before plants, and how much each pixel belongs to the plants (H, W), from 0 to 1."""
     place = open_field(rng, height, width, (138, 148, 152))
     plants = np.zeros((height, width), np.float32)
-    for _ in range(260):
+    for _ in range(140):
         at = rng.uniform(0, width), height * float(rng.beta(1, 4.5))
         if rng.random() < 0.3:
             at = width - width * float(rng.beta(1, 7)), rng.uniform(0, height)
@@ -109,7 +108,8 @@ def garden(rng: Random, height: int, width: int) -> tuple[Picture, Picture]:
         place = place * (1 - alpha) + green * alpha
         plants = np.maximum(plants, alpha[:, :, 0])
     place = place + grain(rng, height, width, ((2, 2.0),))[:, :, None]
-    return _clipped(place), cv2.GaussianBlur(cv2.dilate(plants, np.ones((5, 5))), (0, 0), 3)
+    waving = cv2.GaussianBlur(cv2.dilate(plants, np.ones((5, 5))), (0, 0), 3)
+    return _clipped(place), np.clip(1.1 * waving - 0.1, 0, 1)
 
 
 def lamp(rng: Random, height: int, width: int, fall: float) -> Picture:
@@ -160,8 +160,8 @@ def animal(rng: Random, length: float, tone: tuple[float, float, float], step: i
 
 
 def person(rng: Random, tall: float, clothes: tuple[float, float, float], step: int = 0) -> Picture:
-    """A sprite: somebody who walks, seen from the side; `step` 0 to 2 moves the legs."""
-    height, width = int(1.1 * tall * _FINER), int(0.55 * tall * _FINER)
+    """A sprite: somebody who walks, seen from the side, with a shadow at the feet; `step` 0 to 2 moves the legs."""
+    height, width = int(1.1 * tall * _FINER), int(0.6 * tall * _FINER)
     unit, middle = tall * _FINER, width // 2
     picture = np.empty((height, width, 3), np.float32)
     picture[:] = clothes
@@ -175,7 +175,13 @@ def person(rng: Random, tall: float, clothes: tuple[float, float, float], step: 
         cv2.line(shape, (middle, int(0.5 * unit)), foot, 255, int(0.11 * unit), cv2.LINE_AA)
     cv2.circle(shape, (middle, int(0.1 * unit)), int(0.075 * unit), 255, -1, cv2.LINE_AA)
     picture[: int(0.17 * unit)] = _one(rng, [(128, 152, 196), (60, 84, 122), (42, 46, 58)])
-    return _sprite(picture, cv2.GaussianBlur(shape, (0, 0), 1.4).astype(np.float32) / 255)
+    alpha = cv2.GaussianBlur(shape, (0, 0), 1.4).astype(np.float32) / 255
+    floor = np.zeros((height, width), np.float32)
+    cv2.ellipse(floor, (middle, int(0.97 * unit)), (int(0.2 * unit), int(0.06 * unit)), 0, 0, 360, 0.3, -1)
+    below = cv2.GaussianBlur(floor, (0, 0), 2.0 * _FINER) * (1 - alpha)
+    sprite = _sprite(picture, alpha)
+    sprite[:, :, 3] += below
+    return sprite
 
 
 def shadow_of(sprite: Picture, depth: float, blur: float) -> Picture:
@@ -197,15 +203,6 @@ def cast(sprite: Picture, heading: float, depth: float) -> Picture:
     return _sprite(np.zeros((*long.shape, 3), np.float32), long)
 
 
-def foot_shadow(tall: float, depth: float) -> Picture:
-    """A sprite that darkens the floor at the feet of somebody so tall, whose middle it is pasted at."""
-    shape = np.zeros((int(1.1 * tall * _FINER), int(0.7 * tall * _FINER)), np.uint8)
-    foot, axes = (shape.shape[1] // 2, int(0.97 * tall * _FINER)), (int(0.2 * tall * _FINER), int(0.06 * tall * _FINER))
-    cv2.ellipse(shape, foot, axes, 0, 0, 360, 255, -1)
-    alpha = depth * cv2.GaussianBlur(shape, (0, 0), 2.0 * _FINER).astype(np.float32) / 255
-    return _sprite(np.zeros((*alpha.shape, 3), np.float32), alpha)
-
-
 def paste(
     canvas: Picture, covered: Picture, sprite: Picture, at: tuple[float, float], heading: float = 0.0, size: float = 1.0
 ) -> None:
@@ -222,39 +219,9 @@ def paste(
     turn[1, 2] += at[1] - y0 - sprite.shape[0] / 2
     drawn = cv2.warpAffine(sprite, turn, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
     part = canvas[y0:y1, x0:x1]
-    part *= 1 - drawn[:, :, 3:]
+    part *= cv2.cvtColor(1 - drawn[:, :, 3], cv2.COLOR_GRAY2BGR)
     part += drawn[:, :, :3]
     np.maximum(covered[y0:y1, x0:x1], drawn[:, :, 3], out=covered[y0:y1, x0:x1])
-
-
-def wander(rng: Random, count: int, start: NDArray[np.float64], floor: tuple[float, float, float, float]) -> Path:
-    """A walk of `count` frames from `start`, never out of `floor` (left, top, right, bottom)."""
-    low, high = np.array(floor[:2]), np.array(floor[2:])
-    place, heading = np.array(start, np.float64), float(rng.uniform(0, 2 * math.pi))
-    speed, path = 2.5, np.empty((count, 3))
-    for number in range(count):
-        path[number] = *place, heading
-        heading += float(rng.normal(0, 0.16))
-        speed = float(np.clip(speed + rng.normal(0, 0.25), 1.2, 4.5))
-        ahead = place + 6 * speed * np.array([math.cos(heading), math.sin(heading)])
-        if np.any(ahead < low) or np.any(ahead > high):
-            to_middle = (low + high) / 2 - place
-            off = math.atan2(to_middle[1], to_middle[0]) - heading
-            heading += 0.35 * math.copysign(1.0, math.sin(off))
-        place = np.clip(place + speed * np.array([math.cos(heading), math.sin(heading)]), low, high)
-    return path
-
-
-def rest(
-    rng: Random, count: int, begin: int, asleep: int, place: NDArray[np.float64], floor: tuple[float, ...]
-) -> Path:
-    """A walk that leads to `place` at frame `begin`, stays there for `asleep` frames, and goes on."""
-    bounds = floor[0], floor[1], floor[2], floor[3]
-    before = wander(rng, begin + 1, place, bounds)[:0:-1]  # walked backwards
-    before[:, 2] += math.pi
-    heading = before[-1, 2] if begin else float(rng.uniform(0, 2 * math.pi))
-    after = wander(rng, count - begin - asleep + 1, place, bounds)[1:]
-    return np.concatenate([before, np.tile([*place, heading], (asleep, 1)), after])
 
 
 def _clipped(place: Picture) -> Picture:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -21,13 +21,12 @@ import cv2
 import numpy as np
 import scene_drawing as drawing
 from numpy.typing import NDArray
+from scene_actors import Actor, passer_by, porter, rodent
 from scene_drawing import Picture, Random
 
 Frame = NDArray[np.uint8]  # (H, W, 3) BGR
 
 _SLACK = 96  # pixels by which the noise field is larger than a frame
-_BREATH = 15  # frames
-_TURNS = tuple(2 * math.pi * turn / 36 for turn in range(36))  # directions with a long shadow of their own
 _INFRARED = np.array([0.15, 0.35, 0.5], np.float32)  # of B, G and R in what a camera sees at night
 
 
@@ -64,10 +63,15 @@ class Scene:
         """Of the frames: those in the first light, or with the object in its first place."""
         return self.share if self.seed % 2 else 1 - self.share
 
-    def frames(self) -> Iterator[Frame]:
-        """All frames."""
-        for frame, _ in self.rendered():
+    def frames(self, numbers: Iterable[int] | None = None) -> Iterator[Frame]:
+        """These frames, or all of them; a frame is the same whichever others are asked for."""
+        for frame, _ in self.rendered(numbers):
             yield frame
+
+    @property
+    def sample_numbers(self) -> range:
+        """The frames that `every` makes samples, as in Config."""
+        return range(self.every - 1, self.count, self.every)
 
     @cached_property
     def truth(self) -> Frame:
@@ -97,22 +101,21 @@ class Scene:
             return int((number % (self.count // 2)) >= self.first_share * (self.count // 2))
         return 0
 
-    def rendered(self) -> Iterator[tuple[Frame, Picture]]:
-        """Each frame, and how much each of its pixels is not the empty place (H, W), from 0 to 1."""
+    def rendered(self, numbers: Iterable[int] | None = None) -> Iterator[tuple[Frame, Picture]]:
+        """Frames, and how much each of their pixels is not the empty place (H, W), from 0 to 1."""
         rng = self._random("frames")
-        sigma = self.noise
         field = rng.normal(0, 1, (self.height + _SLACK, self.width + _SLACK, 3)).astype(np.float32)
+        offsets = rng.integers(0, _SLACK, (self.count, 2))
         actors = self._actors()
-        for number in range(self.count):
+        for number in range(self.count) if numbers is None else numbers:
             canvas, covered = self._background(number)
             for actor in actors:
                 actor.draw(canvas, covered, number)
-            top, left = rng.integers(0, _SLACK, 2)
-            dark = self.light == "day and night" and self.regime(number)
-            noise = (1.5 * sigma if dark else sigma) * field[top : top + self.height, left : left + self.width]
+            top, left = offsets[number]
+            noise = self.noise * field[top : top + self.height, left : left + self.width]
+            if self.light == "day and night" and self.regime(number):
+                noise = np.repeat(1.5 * noise[:, :, :1], 3, axis=2)
             yield cv2.add(self._lit(canvas, number), noise, dtype=cv2.CV_8U).astype(np.uint8, copy=False), covered
-
-    # The empty place -------------------------------------------------------------------------------------------------
 
     def _random(self, what: str) -> Random:
         """One stream for each purpose, so that a longer film has the same place and animals."""
@@ -189,8 +192,6 @@ class Scene:
     def _box(self) -> Picture:
         return drawing.box(self._random("box"))
 
-    # Light -----------------------------------------------------------------------------------------------------------
-
     @cached_property
     def _lamps(self) -> tuple[Picture, Picture]:
         """(H, W, 3) each: by what the first and the second light multiply."""
@@ -222,111 +223,15 @@ class Scene:
     def _first_night(self) -> int:
         return next((number for number in range(self.count) if self.regime(number)), 0)
 
-    # Who moves -------------------------------------------------------------------------------------------------------
-
     def _actors(self) -> list[Actor]:
-        rng = self._random("actors")
-        actors = [self._animal(rng, number) for number in range(self.animals)]
-        return actors + [self._person(rng, number) for number in range(self.people)] + self._hand()
-
-    def _animal(self, rng: Random, number: int) -> Actor:
-        floor = 34.0, 34.0, self.width - 34.0, self.height - 34.0
-        asleep = round(self.asleep * self.count)
-        spare = self.count - asleep
-        # at the beginning, in the middle, at the end: one each, turned by the seed
-        begin = (0, int(spare * rng.uniform(0.3, 0.7)), spare)[(number + self.seed) % 3]
-        cell = (number + self.seed) % 4  # each sleeps in a quarter of its own
-        corner = np.array([cell % 2, cell // 2]) * [self.width / 2 - 20, self.height / 2 - 20] + 50
-        place = corner + rng.uniform(0, 1, 2) * [self.width / 2 - 90, self.height / 2 - 80]
-        path = (
-            drawing.rest(rng, self.count, begin, asleep, place, floor)
-            if asleep
-            else drawing.wander(rng, self.count, place, floor)
-        )
-        x, y = (int(value) for value in place)
-        under = self._empty[y - 20 : y + 20, x - 20 : x + 20].mean(axis=(0, 1))
-        furs = [(44, 46, 52), (210, 212, 214), (60, 84, 116), (36, 36, 38)]
-        fur = np.array(furs[int(rng.integers(4))] if self.contrast >= 1 else (44, 46, 52))
-        tone = tuple(float(value) for value in under + self.contrast * (fur - under))
-        length = float(rng.uniform(30, 40))
-        sprites = _steps(drawing.animal, rng, length, (tone[0], tone[1], tone[2]))
-        return Actor(path, sprites, self._shadow(sprites[1]), (begin, begin + asleep))
-
-    def _person(self, rng: Random, number: int) -> Actor:
-        """Most cross along one lane, some stop to talk there."""
-        tall = float(rng.uniform(66, 88))
-        clothes = [(40, 40, 160), (150, 90, 50), (60, 120, 60), (190, 190, 190), (50, 50, 56), (90, 140, 190)]
-        colour = clothes[int(rng.integers(len(clothes)))]
-        sprites = _steps(drawing.person, rng, tall, colour)
-        speed, y = float(rng.uniform(1.1, 3.2)), self.height * float(rng.uniform(0.50, 0.64))
-        right = bool(rng.random() < 0.5)
-        length = self.width + 80
-        along = (rng.uniform(0, length) + speed * np.arange(self.count)) % length - 40
-        if number % 4 == 0:  # stands near the middle for a third of the time
-            stop = int(rng.uniform(0, 0.6) * self.count)
-            stay = self.count // 3
-            along = along - along[stop] + self.width * float(rng.uniform(0.3, 0.7))
-            along[stop + stay :] = along[stop : self.count - stay]
-            along[stop : stop + stay] = along[stop] + 1.5 * np.sin(np.arange(stay) / 9)
-            along = (along + 40) % length - 40
-        x = along if right else self.width - along
-        sway = 1.2 * np.abs(np.sin(np.arange(self.count) * speed / 7))
-        path = np.stack([x, y - sway, np.zeros(self.count)], axis=1)
-        return Actor(path, sprites, Shadow((drawing.foot_shadow(tall, self.shade),), 0.0))
-
-    def _hand(self) -> list[Actor]:
-        """Somebody who comes for the object, moves it, and goes."""
-        if not self.moved:
-            return []
-        rng, at = self._random("hand"), round(self.first_share * self.count)
-        path = np.full((self.count, 3), -200.0)
-        for number in range(max(0, at - 45), min(self.count, at + 45)):
-            away = max(0, abs(number - at) - 10) * 6.0
-            spot = self._box_at(number)
-            path[number] = spot[0] + 4, spot[1] - 26 - away, 0
-        sprites = _steps(drawing.person, rng, 84.0, (60.0, 60.0, 150.0))
-        return [Actor(path, sprites, Shadow((drawing.foot_shadow(84.0, self.shade),), 0.0))]
-
-    def _shadow(self, sprite: Picture) -> Shadow:
-        """Soft below an animal, or long in a low sun."""
-        if self.long_shadows:
-            return Shadow(tuple(drawing.cast(sprite, turn, self.shade) for turn in _TURNS), 12.0)
-        return Shadow((drawing.shadow_of(sprite, self.shade, 2.5),), 3.0)
-
-
-@dataclass(frozen=True)
-class Shadow:
-    """A sprite for each direction of the animal, or one that turns with it, and how far right and down it lies."""
-
-    sprites: tuple[Picture, ...]
-    far: float
-
-
-@dataclass(frozen=True)
-class Actor:
-    """Who moves along a path, with pictures of the steps and the shadow; `sleep` is [begin, end) in frames."""
-
-    path: drawing.Path
-    sprites: tuple[Picture, ...]
-    shadow: Shadow
-    sleep: tuple[int, int] = (0, 0)
-
-    def draw(self, canvas: Picture, covered: Picture, number: int) -> None:
-        x, y, heading = (float(value) for value in self.path[number])
-        sleeping = self.sleep[0] <= number < self.sleep[1]
-        size = 1 + 0.012 * math.sin(2 * math.pi * number / _BREATH) if sleeping else 1.0
-        step = 1 if sleeping else (0, 1, 2, 1)[number // 3 % 4]
-        fixed = len(self.shadow.sprites) > 1
-        shadow = self.shadow.sprites[round(heading / (2 * math.pi) * len(_TURNS)) % len(_TURNS) if fixed else 0]
-        at = x + self.shadow.far, y + 0.8 * self.shadow.far
-        drawing.paste(canvas, covered, shadow, at, 0.0 if fixed else heading, size)
-        drawing.paste(canvas, covered, self.sprites[step], (x, y), heading, size)
-
-
-def _steps(draw: drawing.Draw, rng: Random, size: float, tone: tuple[float, float, float]) -> tuple[Picture, ...]:
-    """Three steps of the same animal or person: the same random numbers for each."""
-    seed = int(rng.integers(2**31))
-    return tuple(draw(np.random.default_rng(seed), size, tone, step) for step in range(3))
+        rng, count = self._random("actors"), self.count
+        looks = self.asleep, self.contrast, self.shade, self.long_shadows
+        cast = [rodent(rng, count, self._empty, number + self.seed, *looks) for number in range(self.animals)]
+        cast += [passer_by(rng, count, self.width, self.height, number % 4 == 0) for number in range(self.people)]
+        if self.moved:
+            places = np.array([self._box_at(number) for number in range(count)])
+            cast.append(porter(self._random("porter"), places, round(self.first_share * count)))
+        return cast
 
 
 def _rounded(picture: Picture) -> Frame:
