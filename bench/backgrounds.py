@@ -33,6 +33,7 @@ class Film:
     truth: Picture
     source: Path
     seed: int | None = None  # of a synthetic scene
+    also_true: Picture | None = None  # in another light that holds as long
 
     @property
     def samples(self) -> Frames:

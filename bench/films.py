@@ -24,7 +24,7 @@ def of_scene(scene: Scene, folder: Path) -> Film:
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="bgr24")))
         container.mux(stream.encode())
-    return Film(scene.name, frames, scene.every, scene.truth, path, scene.seed)
+    return Film(scene.name, frames, scene.every, scene.truths[0], path, scene.seed, *scene.truths[1:])
 
 
 def hall(folder: Path) -> Film | None:

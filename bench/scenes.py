@@ -37,7 +37,7 @@ class Scene:
     name: str
     shows: str
     seed: int = 1
-    width: int = 320
+    width: int = 320  # at least 160x120: animals and things keep their size
     height: int = 240
     count: int = 600  # frames
     fps: int = 30
@@ -77,6 +77,12 @@ class Scene:
     def truth(self) -> Frame:
         """The empty place in the light that holds for most samples; by day if day and night are equally long."""
         return self.truth_in(self.main_regime)
+
+    @property
+    def truths(self) -> tuple[Frame, ...]:
+        """The truth, and of lights that hold equally long each one's: none is more right than the other."""
+        tie = self.light == "day and night" and self.first_share == 0.5
+        return (self.truth, self.truth_in(1)) if tie else (self.truth,)
 
     @property
     def main_regime(self) -> int:
@@ -250,7 +256,10 @@ SCENES = {
             "light-step", "a lamp goes out, 65 % and 35 % of the time; truth: the longer one", light="step", share=0.65
         ),
         Scene(
-            "day-night-50", "day and infrared night, half each, twice; truth: by day", light="day and night", share=0.5
+            "day-night-50",
+            "day and infrared night, half each, twice; truth: by day, or by night where that is nearer",
+            light="day and night",
+            share=0.5,
         ),
         Scene(
             "day-night-70",
