@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from gpu_bgstat.still import Levels, quiet_limit
 
 _ALIKE = 4.0  # levels: thumbnails of one state differ by less, unless noise is strong
-_STARTS = 16  # samples of a patch that are tried as centres of its states
-_MOST = 240  # samples, at most, among which states are looked for; then all samples join them
+_STARTS = 12  # samples of a patch that are tried as centres of its states
+_MOST = 160  # samples, at most, among which states are looked for; then all samples join them
 _LEAST_SHARE = 0.03  # of the samples: what is there for less is no state
 _LEAST = 3  # samples
 _MOST_PATCHES = 0.5  # of all: where more have two states, something else than an animal has changed
@@ -46,26 +46,25 @@ class States:
 def two_states(levels: Levels) -> States | None:
     """None where no patch has two states, or too many have."""
     light = levels.light[:, None, None].round().astype(np.int16)
-    thumbnails: NDArray[np.int16] = levels.thumbnails.astype(np.int16) - light  # (T, PH, PW, C)
+    thumbnails = [levels.thumbnails[..., c] - light[..., c] for c in range(light.shape[3])]  # each (T, PH, PW) int16
     quiet = quiet_limit(levels)
     still = levels.motions <= 1.3 * quiet + 3  # a sleeping animal breathes
-    alike = np.maximum(_ALIKE, quiet * (2.5 * _EIGHTH / _MEAN_DIFFERENCE) / 4)
-    count, rows, columns, _ = thumbnails.shape
-    spread = np.where(still[..., None], thumbnails, np.int16(-999)).max(axis=0) - np.where(
-        still[..., None], thumbnails, np.int16(999)
-    ).min(axis=0)
-    where = np.flatnonzero(spread.max(axis=2).reshape(-1) > alike.reshape(-1))
-    if not len(where):
-        return None
+    alike = np.maximum(_ALIKE, quiet * (2.5 * _EIGHTH / _MEAN_DIFFERENCE) / 4).astype(np.int16)
+    count, rows, columns = levels.motions.shape
     some = np.linspace(0, count - 1, min(count, _MOST)).round().astype(np.intp)
-    flat = thumbnails.reshape(count, rows * columns, -1)[:, where]
+    least = max(_LEAST, int(np.ceil(_LEAST_SHARE * count)))
+    middle = [np.median(plane[some], axis=0).astype(np.int16) for plane in thumbnails]
+    other = (still & (_distance(thumbnails, middle) > alike)).sum(axis=0) >= least
+    where = np.flatnonzero(other)
+    if not len(where) or len(where) > _MOST_PATCHES * rows * columns:
+        return None
+    flat = [plane.reshape(count, -1)[:, where] for plane in thumbnails]
     quiet_ones = still.reshape(count, -1)[:, where]
     near = alike.reshape(-1)[where]
     first, free = _densest(flat, quiet_ones, near, some)
     second, _ = _densest(flat, free, near, some)
-    least = max(_LEAST, int(np.ceil(_LEAST_SHARE * count)))
     found = np.flatnonzero((first.sum(axis=0) >= least) & (second.sum(axis=0) >= least))
-    if not len(found) or len(found) > _MOST_PATCHES * rows * columns:
+    if not len(found):
         return None
     double = np.zeros(rows * columns, np.bool_)
     double[where[found]] = True
@@ -80,33 +79,41 @@ def two_states(levels: Levels) -> States | None:
     return States(a, b, double, beside)
 
 
-def _densest(
-    flat: NDArray[np.int16], free: Flags, alike: NDArray[np.float64], some: NDArray[np.intp]
-) -> tuple[Flags, Flags]:
-    """Of each patch (T, P, C) the free samples (T, P) of the densest state, and those that are free then."""
-    part, part_free = flat[some], free[some]
+Planes = list[NDArray[np.int16]]  # one a channel: of thumbnails (T, P), of centres (P,)
+
+
+def _densest(flat: Planes, free: Flags, alike: NDArray[np.int16], some: NDArray[np.intp]) -> tuple[Flags, Flags]:
+    """Of each patch (T, P) the free samples (T, P) of the densest state, and those that are free then."""
+    part, part_free = [plane[some] for plane in flat], free[some]
     amount = part_free.sum(axis=0)
-    order = np.argsort(~part_free, axis=0, kind="stable")
+    order = np.argsort(~part_free, axis=0, kind="stable")  # the free samples first
     best = np.zeros(len(alike), np.intp)
-    centre = np.zeros(flat.shape[1:], np.float64)
+    centre = [plane[0].copy() for plane in part]
     for start in range(_STARTS):
         turn = np.maximum(amount - 1, 0) * start // (_STARTS - 1)
-        tried = np.take_along_axis(part, np.take_along_axis(order, turn[None], 0)[..., None], 0)[0]
+        sample = np.take_along_axis(order, turn[None], 0)
+        tried = [np.take_along_axis(plane, sample, 0)[0] for plane in part]
         size = (part_free & (_distance(part, tried) <= alike)).sum(axis=0)
         better = size > best
-        best[better], centre[better] = size[better], tried[better]
+        best[better] = size[better]
+        for plane, given in zip(centre, tried, strict=True):
+            plane[better] = given[better]
     for _ in range(2):
         members = part_free & (_distance(part, centre) <= alike)
         size = members.sum(axis=0)
-        mean = np.where(members[..., None], part, 0).sum(axis=0) / np.maximum(size, 1)[:, None]
-        centre = np.where((size > 0)[:, None], mean, centre)
+        for number, plane in enumerate(part):
+            total = np.where(members, plane, 0).sum(axis=0)
+            mean = np.rint(total / np.maximum(size, 1)).astype(np.int16)
+            centre[number] = np.where(size > 0, mean, centre[number])
     distance = _distance(flat, centre)
-    return free & (distance <= 1.25 * alike), free & (distance > 2 * alike)
+    return free & (distance <= alike + alike // 4), free & (distance > 2 * alike)
 
 
-def _distance(flat: NDArray[np.int16], centre: NDArray[np.int16] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """(T, P): of thumbnails (T, P, C) from one for each patch (P, C), in the channel that differs most."""
-    distance: NDArray[np.float64] = np.abs(flat - centre).max(axis=2)
+def _distance(flat: Planes, centre: Planes) -> NDArray[np.int16]:
+    """(T, P): of thumbnails (T, P) from one for each patch (P,), in the channel that differs most."""
+    distance: NDArray[np.int16] = np.abs(flat[0] - centre[0])
+    for plane, middle in zip(flat[1:], centre[1:], strict=True):
+        np.maximum(distance, np.abs(plane - middle), out=distance)
     return distance
 
 
