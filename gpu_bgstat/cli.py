@@ -58,7 +58,7 @@ def _setting_options(command: Command) -> Command:
         click.option("--exclude", metavar="BEGIN-END", multiple=True, help=_help("exclude") + "; may be repeated"),
         click.option("--gray", is_flag=True, default=None, help=_help("gray")),
         click.option("--depth", type=click.Choice(["8", "16"]), help=_help("depth")),
-        click.option("--threshold", type=float, help=_help("threshold")),
+        click.option("--threshold", metavar="V|auto", help=_help("threshold")),
         click.option("--fill", type=click.Choice(["median", "global"]), help=_help("fill")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
         click.option("--reconnect", type=float, metavar="SECONDS", help=_help("reconnect")),

@@ -165,7 +165,7 @@ class BackgroundEstimator:
         started = time.perf_counter()
         reduced = self._ring.reduce(middle_ranks(count))
         reduced_at = time.perf_counter()
-        background, stable, heat = finalize(reduced, self.config)
+        final = finalize(reduced, self.config, count)
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
         run = Run(
             device=self._ring.device,
@@ -176,7 +176,7 @@ class BackgroundEstimator:
             notes=tuple(self.notes),
             timings_s=timings,
         )
-        return Background(background, reduced.variance, stable, heat, self._ring.samples, self.config, run)
+        return Background(**vars(final), samples=self._ring.samples, config=self.config, run=run)
 
     def _oddities(self) -> list[str]:
         assert self._conform is not None and self._ring is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ from numpy.typing import NDArray
 
 from gpu_bgstat.backends.backend import Reduced
 from gpu_bgstat.config import Config
-from gpu_bgstat.frames import Image
+from gpu_bgstat.frames import Image, Noise
+from gpu_bgstat.noise import estimate_noise
 
 
 def middle_ranks(count: int) -> tuple[int, int]:
@@ -17,11 +20,28 @@ def middle_ranks(count: int) -> tuple[int, int]:
     return (count - 1) // 2, count // 2
 
 
-def finalize(reduced: Reduced, config: Config) -> tuple[Image, NDArray[np.bool_], NDArray[np.uint8]]:
-    """Background (H, W[, 3]), stable mask (H, W) and heat map (H, W) from the variance and the two middle ranks."""
+@dataclass(frozen=True)
+class Final:
+    """What becomes of the statistics; the fields are those of `Background`."""
+
+    background: Image
+    variance: NDArray[np.float32]
+    stable: NDArray[np.bool_]
+    heatmap: NDArray[np.uint8]
+    noise: Noise
+    thresholds: tuple[float, ...]
+
+
+def finalize(reduced: Reduced, config: Config, count: int) -> Final:
+    """The background from the variance and the two middle ranks of `count` samples."""
     median = _floor_mean(reduced.ranks[0], reduced.ranks[1])
-    stable = stable_mask(reduced.variance, config.threshold)
-    return FILLS[config.fill](median, stable), stable, heatmap(reduced.variance)
+    noise = estimate_noise(reduced.variance, median, count)
+    thresholds = noise.thresholds
+    if config.threshold != "auto":
+        thresholds = (config.threshold,) * len(noise.thresholds)
+    stable = stable_mask(reduced.variance, thresholds)
+    background = FILLS[config.fill](median, stable)
+    return Final(background, reduced.variance, stable, heatmap(reduced.variance), noise, thresholds)
 
 
 def _floor_mean(low: Image, high: Image) -> Image:
@@ -30,10 +50,14 @@ def _floor_mean(low: Image, high: Image) -> Image:
     return mean
 
 
-def stable_mask(variance: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-    """(H, W): whether the variance is at most `threshold` (rounded to float32) in every channel."""
-    worst: NDArray[np.float32] = variance if variance.ndim == 2 else variance.max(axis=2)
-    return worst <= np.float32(threshold)
+def stable_mask(variance: NDArray[np.float32], thresholds: Sequence[float]) -> NDArray[np.bool_]:
+    """(H, W): whether the variance is at most its channel's threshold (rounded to float32) in every channel."""
+    if variance.ndim == 2:
+        return variance <= np.float32(thresholds[0])
+    stable = np.ones(variance.shape[:2], bool)
+    for channel, threshold in enumerate(thresholds):
+        stable &= variance[:, :, channel] <= np.float32(threshold)
+    return stable
 
 
 def fill_median(median: Image, stable: NDArray[np.bool_]) -> Image:

@@ -36,7 +36,7 @@ def report_html(background: Background) -> bytes:
         made_how=escape(_made_how(background)),
         variance_note=escape(f"Median variance {float(np.median(background.variance)):.3g} squared grey levels."),
         stable_share=escape(f"{100 * facts['stable_share']:.1f} %"),
-        threshold=escape(f"{background.config.threshold:g}"),
+        threshold=" / ".join(dict.fromkeys(f"{threshold:.3g}" for threshold in background.thresholds)),
         plot=brightness_plot(background.samples),
         figures=_rows(_figures(facts)),
         run=_rows(_run(facts["run"])),

@@ -47,6 +47,8 @@ def report(background: Background, sums: Mapping[str, str] | None = None) -> dic
             "channels": 1 if image.ndim == 2 else image.shape[2],
             "bits": image.dtype.itemsize * 8,
         },
+        "noise": {"variances": list(background.noise.variances), "thresholds": list(background.noise.thresholds)},
+        "thresholds": list(background.thresholds),
         "stable_share": float(background.stable.mean()),
         "sample_bytes": run.sample_bytes,
         "warnings": list(run.warnings),
