@@ -59,7 +59,7 @@ def _setting_options(command: Command) -> Command:
         click.option("--gray", is_flag=True, default=None, help=_help("gray")),
         click.option("--depth", type=click.Choice(["8", "16"]), help=_help("depth")),
         click.option("--threshold", metavar="V|auto", help=_help("threshold")),
-        click.option("--fill", type=click.Choice(["median", "global"]), help=_help("fill")),
+        click.option("--fill", type=click.Choice(["median", "global", "mode", "inpaint"]), help=_help("fill")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
         click.option("--reconnect", type=float, metavar="SECONDS", help=_help("reconnect")),
         click.option("--decode", type=click.Choice(["auto", "cpu", "nvdec"]), help=_help("decode")),

@@ -154,9 +154,10 @@ class Config(BaseModel):
         description="squared grey levels: a pixel is stable if no channel varies more (compared as float32); "
         "auto: of the sensor's own noise, one pixel in 1,000 varies more",
     )
-    fill: Literal["median", "global"] = Field(
+    fill: Literal["median", "global", "mode", "inpaint"] = Field(
         "median",
-        description="what unstable pixels show: their own median, or the median of all stable pixels",
+        description="what unstable pixels show: their own median, the median of all stable pixels, their own most "
+        "frequent value, or what the stable pixels around suggest",
     )
     gray: bool = Field(False, description="estimate in grey (COLOR_BGR2GRAY) instead of in colour")
     depth: Literal[8, 16] | None = Field(

@@ -165,7 +165,7 @@ class BackgroundEstimator:
         started = time.perf_counter()
         reduced = self._ring.reduce(middle_ranks(count))
         reduced_at = time.perf_counter()
-        final = finalize(reduced, self.config, count)
+        final = finalize(reduced, self.config, self._ring)
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
         run = Run(
             device=self._ring.device,

@@ -1,16 +1,17 @@
-"""Statistics become a background: stable mask, fill, heat map. Small host arrays only, the same for every backend."""
+"""Statistics become a background: stable mask, fill, heat map, confidence. Host arrays, the same for every backend."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpu_bgstat.backends.backend import Reduced
 from gpu_bgstat.config import Config
+from gpu_bgstat.fill import FILLS
 from gpu_bgstat.frames import Image, Noise
 from gpu_bgstat.noise import estimate_noise
 
@@ -28,20 +29,32 @@ class Final:
     variance: NDArray[np.float32]
     stable: NDArray[np.bool_]
     heatmap: NDArray[np.uint8]
+    confidence: NDArray[np.uint8]
     noise: Noise
     thresholds: tuple[float, ...]
 
 
-def finalize(reduced: Reduced, config: Config, count: int) -> Final:
-    """The background from the variance and the two middle ranks of `count` samples."""
+class Samples(Protocol):
+    """What is asked of the samples beside their variance and ranks."""
+
+    def __len__(self) -> int: ...
+
+    def modes(self, width: int) -> Image: ...
+
+    def support(self, image: Image, tolerance: int) -> NDArray[np.uint16]: ...
+
+
+def finalize(reduced: Reduced, config: Config, samples: Samples) -> Final:
+    """The background from the variance and the two middle ranks of the samples."""
     median = _floor_mean(reduced.ranks[0], reduced.ranks[1])
-    noise = estimate_noise(reduced.variance, median, count)
+    noise = estimate_noise(reduced.variance, median, len(samples))
     thresholds = noise.thresholds
     if config.threshold != "auto":
         thresholds = (config.threshold,) * len(noise.thresholds)
     stable = stable_mask(reduced.variance, thresholds)
-    background = FILLS[config.fill](median, stable)
-    return Final(background, reduced.variance, stable, heatmap(reduced.variance), noise, thresholds)
+    background = FILLS[config.fill](median, stable, lambda: samples.modes(noise.width))
+    trust = confidence(samples.support(background, noise.tolerance), len(samples))
+    return Final(background, reduced.variance, stable, heatmap(reduced.variance), trust, noise, thresholds)
 
 
 def _floor_mean(low: Image, high: Image) -> Image:
@@ -60,20 +73,10 @@ def stable_mask(variance: NDArray[np.float32], thresholds: Sequence[float]) -> N
     return stable
 
 
-def fill_median(median: Image, stable: NDArray[np.bool_]) -> Image:
-    """Unstable pixels keep their own median."""
-    return median
-
-
-def fill_global(median: Image, stable: NDArray[np.bool_]) -> Image:
-    """Unstable pixels show, per channel, the median of the stable pixels, truncated; of all if none is stable."""
-    filled = median.copy()
-    chosen = median[stable] if stable.any() else median[np.ones_like(stable)]
-    filled[~stable] = np.median(chosen, axis=0).astype(median.dtype)
-    return filled
-
-
-FILLS: dict[str, Any] = {"median": fill_median, "global": fill_global}
+def confidence(agreeing: NDArray[np.uint16], count: int) -> NDArray[np.uint8]:
+    """(H, W): 255 times the share of `count` samples that agree with the background, rounded; of the worst channel."""
+    worst = agreeing if agreeing.ndim == 2 else agreeing.min(axis=2)
+    return ((510 * worst.astype(np.uint32) + count) // (2 * count)).astype(np.uint8)
 
 
 def heatmap(variance: NDArray[np.float32]) -> NDArray[np.uint8]:

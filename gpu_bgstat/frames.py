@@ -189,6 +189,7 @@ class Background:
     variance    same shape, float32, in squared grey levels
     stable      (H, W) bool: no channel varies by more than its one of `thresholds`
     heatmap     (H, W) uint8: the variance, scaled by its 99th percentile
+    confidence  (H, W) uint8: 255 times the share of the samples that agree with the background, in the worst channel
     noise       of the sensor alone, estimated from the variance
     thresholds  squared grey levels, one for each channel: `config.threshold`, or what `auto` found
     samples     in order of their index
@@ -198,6 +199,7 @@ class Background:
     variance: NDArray[np.float32]
     stable: NDArray[np.bool_]
     heatmap: NDArray[np.uint8]
+    confidence: NDArray[np.uint8]
     noise: Noise
     thresholds: tuple[float, ...]
     samples: tuple[Sample, ...]

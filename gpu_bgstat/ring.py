@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gpu_bgstat.backends.backend import Backend, Reduced
 from gpu_bgstat.backends.room import ANYWHERE, Room
 from gpu_bgstat.frames import FrameSpec, Image, Sample
@@ -90,6 +93,14 @@ class Ring:
     def reduce(self, ranks: Sequence[int]) -> Reduced:
         """The variance and these order statistics (ranks from 0) over the live samples."""
         return self._store.reduce(len(self._samples), ranks)
+
+    def modes(self, width: int) -> Image:
+        """The densest value of each pixel: a middle one of those in an interval of `width` levels."""
+        return self._store.modes(len(self._samples), width)
+
+    def support(self, image: Image, tolerance: int) -> NDArray[np.uint16]:
+        """How many of the live samples are within `tolerance` levels of the image."""
+        return self._store.support(len(self._samples), image, tolerance)
 
     def close(self) -> None:
         self._store.close()
