@@ -149,6 +149,18 @@ class Config(BaseModel):
     snap: Literal["keyframe"] | None = Field(
         None, description="keyframe: each sample moves to the nearest keyframe, which is decoded by itself"
     )
+    method: Literal["median", "still", "mode", "auto"] = Field(
+        "auto",
+        description="what a pixel's background is: the median of its samples, of those in which least moves, their "
+        "densest value, or what the evidence is for",
+    )
+    lag_s: float = Field(
+        0.2,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="seconds between a sample and the frame that tells what moves in it (still and auto)",
+    )
     threshold: Annotated[float | Literal["auto"], BeforeValidator(_threshold)] = Field(
         4.0,
         description="squared grey levels: a pixel is stable if no channel varies more (compared as float32); "
@@ -258,6 +270,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "every": 100,
         "max_samples": 600,
         "keep": "recent",
+        "method": "median",
         "threshold": 4.0,
         "fill": "global",
         "gray": False,

@@ -9,16 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_bgstat.backends.backend import Reduced
 from gpu_bgstat.config import Config
 from gpu_bgstat.fill import FILLS
 from gpu_bgstat.frames import Image, Noise
 from gpu_bgstat.noise import estimate_noise
-
-
-def middle_ranks(count: int) -> tuple[int, int]:
-    """The ranks whose mean is the median of `count` values; twice the same for an odd count."""
-    return (count - 1) // 2, count // 2
 
 
 @dataclass(frozen=True)
@@ -44,23 +38,16 @@ class Samples(Protocol):
     def support(self, image: Image, tolerance: int) -> NDArray[np.uint16]: ...
 
 
-def finalize(reduced: Reduced, config: Config, samples: Samples) -> Final:
-    """The background from the variance and the two middle ranks of the samples."""
-    median = _floor_mean(reduced.ranks[0], reduced.ranks[1])
-    noise = estimate_noise(reduced.variance, median, len(samples))
+def finalize(background: Image, variance: NDArray[np.float32], config: Config, samples: Samples) -> Final:
+    """What a method made of the samples, (H, W[, 3]), with its unstable pixels filled, and all that is told of it."""
+    noise = estimate_noise(variance, background, len(samples))
     thresholds = noise.thresholds
     if config.threshold != "auto":
         thresholds = (config.threshold,) * len(noise.thresholds)
-    stable = stable_mask(reduced.variance, thresholds)
-    background = FILLS[config.fill](median, stable, lambda: samples.modes(noise.width))
-    trust = confidence(samples.support(background, noise.tolerance), len(samples))
-    return Final(background, reduced.variance, stable, heatmap(reduced.variance), trust, noise, thresholds)
-
-
-def _floor_mean(low: Image, high: Image) -> Image:
-    """The mean of two unsigned arrays, truncated, without widening them."""
-    mean: Image = (low & high) + ((low ^ high) >> 1)
-    return mean
+    stable = stable_mask(variance, thresholds)
+    filled = FILLS[config.fill](background, stable, lambda: samples.modes(noise.width))
+    trust = confidence(samples.support(filled, noise.tolerance), len(samples))
+    return Final(filled, variance, stable, heatmap(variance), trust, noise, thresholds)
 
 
 def stable_mask(variance: NDArray[np.float32], thresholds: Sequence[float]) -> NDArray[np.bool_]:

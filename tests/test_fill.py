@@ -44,7 +44,10 @@ def where_asleep(shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 
 def of(samples: NDArray[Any], fill: Any, **settings: Any) -> Background:
-    return estimate(samples, Config(**{"every": 1, "threshold": "auto", "fill": fill, "device": "cpu", **settings}))
+    return estimate(
+        samples,
+        Config(**{"every": 1, "method": "median", "threshold": "auto", "fill": fill, "device": "cpu", **settings}),
+    )
 
 
 def densest(values: list[int], width: int) -> int:

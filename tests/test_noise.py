@@ -15,7 +15,7 @@ from gpu_bgstat.frames import Noise
 
 HEIGHT, WIDTH = 120, 160
 RAMP = np.tile(np.linspace(40, 200, WIDTH), (HEIGHT, 1))  # (H, W) grey levels
-AUTO = Config(every=1, max_samples=1000, threshold="auto", device="cpu")
+AUTO = Config(every=1, method="median", max_samples=1000, threshold="auto", device="cpu")
 
 
 def filmed(
