@@ -204,7 +204,7 @@ class BackgroundEstimator:
         coarse = self._coarse.of(self._ring.slots) if self._coarse is not None else None
         found = METHODS[self.config.method](self._ring, coarse)
         reduced_at = time.perf_counter()
-        background, stable, heat = finalize(found.background, found.variance, self.config)
+        final = finalize(found.background, found.variance, self.config, self._ring)
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
         run = Run(
             device=self._ring.device,
@@ -215,7 +215,7 @@ class BackgroundEstimator:
             notes=tuple(self.notes),
             timings_s=timings,
         )
-        return Background(background, found.variance, stable, heat, self._ring.samples, self.config, run, found.choice)
+        return Background(**vars(final), samples=self._ring.samples, config=self.config, run=run, choice=found.choice)
 
     def _oddities(self) -> list[str]:
         assert self._conform is not None and self._ring is not None

@@ -15,6 +15,11 @@ from gpu_bgstat.frames import Background, Image, Sample
 from gpu_bgstat.outputs.pictures import colored, encode, preview
 from gpu_bgstat.outputs.report import report
 
+_FILLED = {
+    "global": "show one colour",
+    "mode": "show what they show most often",
+    "inpaint": "are painted from those around",
+}
 _TEMPLATE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
 
 
@@ -33,10 +38,12 @@ def report_html(background: Background) -> bytes:
         background=_data_uri(".jpg", background.background),
         heatmap=_data_uri(".jpg", colored(background.heatmap)),
         stable=_data_uri(".png", stable),
+        confidence=_data_uri(".png", background.confidence),
         made_how=escape(_made_how(background)),
         variance_note=escape(f"Median variance {float(np.median(background.variance)):.3g} squared grey levels."),
         stable_share=escape(f"{100 * facts['stable_share']:.1f} %"),
-        threshold=escape(f"{background.config.threshold:g}"),
+        tolerance=escape(str(background.noise.tolerance)),
+        threshold=" / ".join(dict.fromkeys(f"{threshold:.3g}" for threshold in background.thresholds)),
         plot=brightness_plot(background.samples),
         figures=_rows(_figures(facts)),
         run=_rows(_run(facts["run"])),
@@ -55,7 +62,8 @@ def _lead(facts: Mapping[str, Any]) -> str:
 
 def _made_how(background: Background) -> str:
     text = f"the median of {len(background.samples)} samples"
-    return text if background.config.fill == "median" else f"{text}; unstable pixels show one colour (fill=global)"
+    fill = background.config.fill
+    return f"{text}; unstable pixels {_FILLED[fill]} (fill={fill})" if fill in _FILLED else text
 
 
 def _figures(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -24,6 +24,11 @@ def stable_png(background: Background) -> bytes:
     return encode(".png", background.stable.astype(np.uint8) * 255)
 
 
+def confidence_png(background: Background) -> bytes:
+    """8-bit grey: white where all samples agree with the background."""
+    return encode(".png", background.confidence)
+
+
 def preview(image: Image, side: int = 1280) -> Image:
     """8 bit, no side longer than `side` pixels; 16-bit images are stretched from their darkest to brightest value."""
     if image.dtype == np.uint16:
