@@ -159,7 +159,7 @@ def test_what_is_left_to_read_has_its_neighbours() -> None:
     assert isinstance(chosen, Planned)
     rest = chosen.without({9, 19, 29})
     assert rest.samples == chosen.samples[3:] and rest.indices == tuple(
-        sorted(rest.samples + (33, 43, 53, 63, 73, 83, 93))
+        sorted((*rest.samples, 33, 43, 53, 63, 73, 83, 93))
     )
 
 
