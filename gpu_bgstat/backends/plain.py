@@ -69,8 +69,8 @@ class Plain:
     ) -> None:
         cp = cupy()
         order = at(result, (2, shape[1]), self._dtype)
-        numbers = at(patches.counts, (patches.total,), np.uint32).astype(np.int64)
         with self._reducing():
+            numbers = at(patches.counts, (patches.total,), np.uint32).astype(np.int64)
             counting = _counted(at(patches.keys, (shape[0], patches.total), np.uint32), numbers)
             for part, tile in tiles(samples, shape, self._dtype, reading, parts=2):
                 pixel = (cp.arange(part.start, part.stop) + reading.first) // reading.channels
@@ -89,9 +89,9 @@ class Plain:
         reading: Reading,
     ) -> None:
         cp = cupy()
-        center = at(image[0], (shape[1],), self._dtype).astype(np.int32)
         out = at(result, (shape[1],), np.uint16)
         with self._reducing():
+            center = at(image[0], (shape[1],), self._dtype).astype(np.int32)
             for part, tile in tiles(samples, shape, self._dtype, reading):
                 out[part] = (cp.abs(tile.astype(np.int32) - center[part]) <= image[1]).sum(axis=0, dtype=np.uint16)
 
