@@ -152,6 +152,22 @@ def machine() -> dict[str, Any]:
     }
 
 
+def as_json(rows: Sequence[Row], costs: Sequence[quality_speed.Cost]) -> str:
+    """A line a figure, so that a later run shows in a diff what it changed."""
+    lists = {"rows": [asdict(row) for row in rows], "costs": [asdict(cost) for cost in costs]}
+    parts = [f'"machine": {json.dumps(machine())}']
+    for name, items in lists.items():
+        lines = ",\n".join(json.dumps(_rounded(item)) for item in items)
+        parts.append(f'"{name}": [\n{lines}\n]')
+    return "{" + ",\n".join(parts) + "}\n"
+
+
+def _rounded(what: Any) -> Any:
+    if isinstance(what, dict):
+        return {name: _rounded(value) for name, value in what.items()}
+    return round(what, 5) if isinstance(what, float) else what
+
+
 def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="two scenes, a few methods, everything once")
@@ -171,8 +187,7 @@ def main(given: Sequence[str] | None = None) -> int:
     text = all_tables(found.rows) + (f"\n\n{quality_speed.table(costs)}" if costs else "")
     print(", ".join(f"{name} {value}" for name, value in machine().items()), text, sep="\n\n")
     if arguments.json:
-        figures = {"machine": machine(), "rows": [asdict(row) for row in found.rows]}
-        arguments.json.write_text(json.dumps(figures | {"costs": [asdict(cost) for cost in costs]}, indent=1) + "\n")
+        arguments.json.write_text(as_json(found.rows, costs))
     if arguments.docs:
         put_into(arguments.docs, text)
     if arguments.pictures:
