@@ -63,7 +63,8 @@ class Found:
         wrong = next(row.scores.peps for row in reversed(self.rows) if row.method == DEFAULT)
         if wrong > self.shown.get(film.name, (-1.0,))[0]:
             chosen = {"plain median": made[PLAIN], "our default": made[DEFAULT]}
-            self.shown[film.name] = wrong, replace(film, frames=film.frames[len(film.frames) // 2 :][:1]), chosen
+            middle = film.frames[[len(film.frames) // 2]]  # a copy: the other frames may go
+            self.shown[film.name] = wrong, replace(film, frames=middle), chosen
         for name in sorted(self.shown, key=lambda name: self.shown[name][0])[:-most]:
             del self.shown[name]
 
