@@ -193,8 +193,8 @@ class Background:
     noise       of the sensor alone, estimated from the variance
     thresholds  squared grey levels, one for each channel: `config.threshold`, or what `auto` found
     samples     in order of their index
-    choice      (H, W) uint8: 0 where the method's own value is shown; `auto` may show the state that lasts longer, 1, or
-                the other one, 2
+    choice      (H, W) uint8: 0 where the method's own value is shown; `auto` may show the state that lasts longer, 1,
+                or the other one, 2
     """
 
     background: Image
