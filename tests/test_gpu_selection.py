@@ -213,6 +213,7 @@ def test_variants_are_compiled_only_when_asked_for() -> None:
 
 
 SAMPLES, SHAPE = (128, 128), (5, 100)
+PATCHES = Patches(keys=0, counts=0, mask=0, width=20, side=4, top=0, total=10)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +231,3 @@ SAMPLES, SHAPE = (128, 128), (5, 100)
 def test_the_wrapper_checks_what_a_launch_does_not(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(kernels.Kernels(visible()[0].index, np.dtype(np.uint8)))
-
-
-PATCHES = Patches(keys=0, counts=0, mask=0, width=20, side=4, top=0, total=10)
