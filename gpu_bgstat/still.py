@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gpu_bgstat.backends.backend import Choice
 from gpu_bgstat.coarse import EIGHTHS, Coarse
 
-MOST = 240  # samples of a patch, unless a quarter is more: more would not make the median better, but slower
+MOST = 150  # samples of a patch, unless a quarter is more: more would not make the median better, but slower
 SHARE = 4  # one sample in so many counts at least, however much moves
 _QUIET = 10  # one sample in so many has no more motion than noise makes
 _SMOOTHED = 3  # patches: what moves is seen in those around it, too
