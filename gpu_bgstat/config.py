@@ -171,6 +171,9 @@ class Config(BaseModel):
         description="what unstable pixels show: their own median, the median of all stable pixels, their own most "
         "frequent value, or what the stable pixels around suggest",
     )
+    shake: bool = Field(
+        False, description="move each sample, by whole pixels, to where the first one was: for a camera that shakes"
+    )
     gray: bool = Field(False, description="estimate in grey (COLOR_BGR2GRAY) instead of in colour")
     depth: Literal[8, 16] | None = Field(
         None, description="bits a sample; default: 8 for video, the array's own for images and stacks"

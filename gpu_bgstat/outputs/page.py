@@ -80,8 +80,14 @@ def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
         "samples span": span,
         "damaged": str(facts["frames"]["damaged"]),
         "dropped": str(facts["frames"]["dropped"]),
+        **({"shake": _shake(facts["shake"])} if facts["shake"] else {}),
         "sample memory": f"{facts['sample_bytes'] / 1e6:.1f} MB",
     }
+
+
+def _shake(facts: Mapping[str, Any]) -> str:
+    lost = f"; {facts['unregistered']} samples could not be registered" if facts["unregistered"] else ""
+    return f"samples were moved by up to {facts['largest_px']:g} pixels{lost}"
 
 
 def _run(facts: Mapping[str, Any]) -> dict[str, str]:
