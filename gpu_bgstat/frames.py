@@ -195,8 +195,8 @@ class Background:
     noise       of the sensor alone, estimated from the variance
     thresholds  squared grey levels, one for each channel: `config.threshold`, or what `auto` found
     samples     in order of their index
-    choice      (H, W) uint8, what `auto` shows: 0 the median of the still samples, 1 of the state that lasts longer,
-                2 of the other one; None for other methods
+    choice      (H, W) uint8: 0 where the method's own value is shown; `auto` may show the state that lasts longer, 1,
+                or the other one, 2
     """
 
     background: Image
@@ -209,7 +209,7 @@ class Background:
     samples: tuple[Sample, ...]
     config: Config
     run: Run
-    choice: NDArray[np.uint8] | None = None
+    choice: NDArray[np.uint8]
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes the pictures, the variance and the report into `folder`, all of them or none.

@@ -18,16 +18,15 @@ from gpu_bgstat.states import two_states
 from gpu_bgstat.still import Levels, quiet_limit, still_choice, white_of
 
 MODE_WIDTH = 9  # of 256 levels: the interval that is densest
-STILL, COMMON, RARE = 0, 1, 2  # in a map of choices
 
 
 @dataclass(frozen=True)
 class Found:
-    """A background, and which of its choices each pixel shows: (H, W) uint8, or None if there was none."""
+    """A background (H, W[, 3]), the variance, and which of its choices each pixel shows: (H, W) uint8."""
 
     background: Image
     variance: NDArray[np.float32]
-    choice: NDArray[np.uint8] | None = None
+    choice: NDArray[np.uint8]
 
 
 def middle_ranks(count: int) -> tuple[int, int]:
@@ -45,20 +44,20 @@ def floor_mean(two: Image) -> Image:
 def median(ring: Ring, coarse: Coarse | None) -> Found:
     """The median of all samples."""
     reduced = ring.reduce(middle_ranks(len(ring)))
-    return Found(floor_mean(reduced.ranks), reduced.variance)
+    return _plain(floor_mean(reduced.ranks), reduced.variance)
 
 
 def still(ring: Ring, coarse: Coarse | None) -> Found:
     """The median of the samples in which least moves there."""
     assert coarse is not None
     choice = still_choice(coarse, Levels.of(coarse))
-    return Found(floor_mean(ring.select(choice)), ring.reduce(()).variance)
+    return _plain(floor_mean(ring.select(choice)), ring.reduce(()).variance)
 
 
 def mode(ring: Ring, coarse: Coarse | None) -> Found:
     """Each value's densest interval, and the median of what lies in it."""
     top: Any = np.iinfo(ring.spec.dtype).max
-    return Found(ring.modes(MODE_WIDTH * (top + 1) // 256), ring.reduce(()).variance)
+    return _plain(ring.modes(MODE_WIDTH * (top + 1) // 256), ring.reduce(()).variance)
 
 
 def auto(ring: Ring, coarse: Coarse | None) -> Found:
@@ -85,6 +84,10 @@ def auto(ring: Ring, coarse: Coarse | None) -> Found:
                 shown[verdict.box][verdict.mask] = verdict.shown
         base = background
     return Found(base, variance, shown)
+
+
+def _plain(background: Image, variance: NDArray[np.float32]) -> Found:
+    return Found(background, variance, np.zeros(background.shape[:2], np.uint8))
 
 
 def _members(state: NDArray[np.bool_], places: NDArray[np.bool_], coarse: Coarse) -> Choice:
