@@ -229,7 +229,7 @@ class BackgroundEstimator:
         coarse = self._coarse.of(self._ring.slots) if self._coarse is not None else None
         found = METHODS[self.config.method](self._ring, coarse)
         reduced_at = time.perf_counter()
-        final = finalize(found.background, found.variance, self.config, self._ring)
+        final = finalize(found.background, found.variance, self.config, self._ring, found.choice)
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
         run = Run(
             device=self._ring.device,

@@ -16,9 +16,9 @@ from gpu_bgstat.outputs.pictures import colored, encode, preview
 from gpu_bgstat.outputs.report import report
 
 _FILLED = {
-    "global": "show one colour",
-    "mode": "show what they show most often",
-    "inpaint": "are painted from those around",
+    "global": "unstable pixels show one colour",
+    "mode": "pixels whose background hardly any sample shows have their most frequent value",
+    "inpaint": "pixels whose background hardly any sample shows are painted from those around",
 }
 _MADE = {
     "median": "the median of {} samples",
@@ -80,7 +80,7 @@ def _lead(facts: Mapping[str, Any]) -> str:
 def _made_how(background: Background) -> str:
     text = _MADE[background.config.method].format(len(background.samples))
     fill = background.config.fill
-    return f"{text}; unstable pixels {_FILLED[fill]} (fill={fill})" if fill in _FILLED else text
+    return f"{text}; {_FILLED[fill]} (fill={fill})" if fill in _FILLED else text
 
 
 def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
