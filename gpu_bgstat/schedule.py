@@ -214,7 +214,7 @@ def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
         else:
             notes = [_NO_KEYFRAMES]
     beside = neighbours(samples, timeline, range(first, stop), config) if needs_neighbours(config) else {}
-    return Planned(samples, stop, neighbours=beside, any_order=True, notes=notes)
+    return Planned(samples, stop, neighbours=beside, any_order=not config.shake, notes=notes)
 
 
 def needs_neighbours(config: Config) -> bool:

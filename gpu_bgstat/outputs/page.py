@@ -16,9 +16,9 @@ from gpu_bgstat.outputs.pictures import colored, encode, preview
 from gpu_bgstat.outputs.report import report
 
 _FILLED = {
-    "global": "show one colour",
-    "mode": "show what they show most often",
-    "inpaint": "are painted from those around",
+    "global": "unstable pixels show one colour",
+    "mode": "pixels whose background hardly any sample shows have their most frequent value",
+    "inpaint": "pixels whose background hardly any sample shows are painted from those around",
 }
 _MADE = {
     "median": "the median of {} samples",
@@ -80,7 +80,7 @@ def _lead(facts: Mapping[str, Any]) -> str:
 def _made_how(background: Background) -> str:
     text = _MADE[background.config.method].format(len(background.samples))
     fill = background.config.fill
-    return f"{text}; unstable pixels {_FILLED[fill]} (fill={fill})" if fill in _FILLED else text
+    return f"{text}; {_FILLED[fill]} (fill={fill})" if fill in _FILLED else text
 
 
 def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -97,8 +97,14 @@ def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
         "samples span": span,
         "damaged": str(facts["frames"]["damaged"]),
         "dropped": str(facts["frames"]["dropped"]),
+        **({"shake": _shake(facts["shake"])} if facts["shake"] else {}),
         "sample memory": f"{facts['sample_bytes'] / 1e6:.1f} MB",
     }
+
+
+def _shake(facts: Mapping[str, Any]) -> str:
+    lost = f"; {facts['unregistered']} samples could not be registered" if facts["unregistered"] else ""
+    return f"samples were moved by up to {facts['largest_px']:g} pixels{lost}"
 
 
 def _run(facts: Mapping[str, Any]) -> dict[str, str]:
