@@ -5,8 +5,8 @@
 
 Writer, camera and command are processes of their own, or a server. The memory of the command is measured from outside:
 what is anonymous or dirty and resident, by /proc/PID/smaps_rollup. It is measured once the ring is full and some
-snapshots are written. From then on the lower quartile of a quarter of the measurements may rise by DRIFT_MB from the
-first to the last, less than five frames of the pipe; PEAK_MB more is for what a snapshot needs while it is made.
+snapshots are written. From then on the least of a quarter of the measurements may rise by DRIFT_MB from the first to
+the last, less than five frames of the pipe; PEAK_MB more is for what a snapshot needs while it is made.
 Threads and open files may not become more.
 
 Exit code 1 if anything grew, was lost, or is wrong in the result. Linux only.
@@ -101,7 +101,7 @@ class Watch:
         if quarter < 2:
             raise SoakError(f"only {len(self.memory_mb)} measurements")
         first, last = slice(quarter), slice(-quarter, None)
-        floor, later = (float(np.percentile(self.memory_mb[part], 25)) for part in (first, last))
+        floor, later = (min(self.memory_mb[part]) for part in (first, last))  # between two snapshots
         drift, peak = later - floor, max(self.memory_mb) - floor
         told = (
             f"{floor:.1f} MB in the first quarter of {len(self.memory_mb)} measurements, "

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gpu_bgstat.backends import tiles
 from gpu_bgstat.backends.backend import Choice, Light, Reduced, Store
 from gpu_bgstat.backends.colors import Coefficients
+from gpu_bgstat.backends.lighting import Lighting
 from gpu_bgstat.backends.memory import size_text
 from gpu_bgstat.backends.room import ANYWHERE, Room
 from gpu_bgstat.backends.scratch import Layout, Scratch
@@ -71,7 +72,8 @@ def middles(samples: Image, choice: Choice) -> Image:
 
 def support(samples: Image, image: Image, tolerance: int) -> NDArray[np.uint16]:
     """The specification of the support: samples (T, …), image (…) -> (…), how many samples are so near."""
-    return (np.abs(samples.astype(np.int32) - image) <= tolerance).sum(axis=0, dtype=np.uint16)
+    count: NDArray[np.uint16] = (np.abs(samples.astype(np.int32) - image) <= tolerance).sum(axis=0, dtype=np.uint16)
+    return count
 
 
 def modes(samples: Image, width: int) -> Image:
@@ -80,7 +82,8 @@ def modes(samples: Image, width: int) -> Image:
     inside = np.stack([((ordered >= low) & (ordered < low + width)).sum(axis=0) for low in ordered])  # (T, …)
     first = np.argmax(inside, axis=0)[None]  # of equal ones the lowest
     count = np.take_along_axis(inside, first, axis=0)
-    return np.take_along_axis(ordered, first + (count - 1) // 2, axis=0)[0].astype(samples.dtype)
+    middle: Image = np.take_along_axis(ordered, first + (count - 1) // 2, axis=0)[0].astype(samples.dtype)
+    return middle
 
 
 def bgr(luma: Image, chroma: Image, colors: Coefficients) -> Image:
@@ -116,9 +119,25 @@ class CpuStore:
     def sync(self) -> None:
         """Memory goes with the process."""
 
-    def reduce(self, count: int, ranks: Sequence[int]) -> Reduced:
-        variance, order = tiles.reduce(self._block[:count], ranks)
+    def reduce(
+        self, count: int, ranks: Sequence[int], light: Light | None = None, slots: Sequence[int] | None = None
+    ) -> Reduced:
+        variance, order = tiles.reduce(self._block[:count], ranks, lighting=self._lighting(light, count), slots=slots)
         return Reduced(variance.reshape(self._spec.shape), order.reshape(len(ranks), *self._spec.shape))
+
+    def select(self, count: int, choice: Choice, light: Light | None = None) -> Image:
+        order = tiles.select(self._block[:count], choice, self._spec, self._lighting(light, count))
+        return order.reshape(2, *self._spec.shape)
+
+    def support(self, count: int, image: Image, tolerance: int, light: Light | None = None) -> NDArray[np.uint16]:
+        near = tiles.support(self._block[:count], image.reshape(-1), tolerance, self._lighting(light, count))
+        return near.reshape(self._spec.shape)
+
+    def modes(self, count: int, width: int, light: Light | None = None) -> Image:
+        return tiles.modes(self._block[:count], width, self._lighting(light, count)).reshape(self._spec.shape)
+
+    def _lighting(self, light: Light | None, count: int) -> Lighting | None:
+        return None if light is None else Lighting(light, count, self._spec.dtype)
 
     def close(self) -> None:
         self._block = np.empty((0, self._spec.values), self._spec.dtype)
@@ -136,12 +155,41 @@ class ScratchStore:
         self.sync = scratch.sync
         self.close = scratch.close
 
-    def reduce(self, count: int, ranks: Sequence[int]) -> Reduced:
+    def reduce(
+        self, count: int, ranks: Sequence[int], light: Light | None = None, slots: Sequence[int] | None = None
+    ) -> Reduced:
+        lighting = self._lighting(light, count)
         variance = np.empty(self._spec.values, np.float32)
         order: Image = np.empty((len(ranks), self._spec.values), self._spec.dtype)
         for part, block in self._scratch.strips(count):
-            variance[part], order[:, part] = tiles.reduce(block, ranks)
+            variance[part], order[:, part] = tiles.reduce(
+                block, ranks, lighting=lighting, slots=slots, first=part.start
+            )
         return Reduced(variance.reshape(self._spec.shape), order.reshape(len(ranks), *self._spec.shape))
+
+    def select(self, count: int, choice: Choice, light: Light | None = None) -> Image:
+        lighting = self._lighting(light, count)
+        order: Image = np.empty((2, self._spec.values), self._spec.dtype)
+        for part, block in self._scratch.strips(count):
+            order[:, part] = tiles.select(block, choice, self._spec, lighting, part.start)
+        return order.reshape(2, *self._spec.shape)
+
+    def support(self, count: int, image: Image, tolerance: int, light: Light | None = None) -> NDArray[np.uint16]:
+        lighting, values = self._lighting(light, count), image.reshape(-1)
+        near = np.empty(self._spec.values, np.uint16)
+        for part, block in self._scratch.strips(count):
+            near[part] = tiles.support(block, values[part], tolerance, lighting, part.start)
+        return near.reshape(self._spec.shape)
+
+    def modes(self, count: int, width: int, light: Light | None = None) -> Image:
+        lighting = self._lighting(light, count)
+        found: Image = np.empty(self._spec.values, self._spec.dtype)
+        for part, block in self._scratch.strips(count):
+            found[part] = tiles.modes(block, width, lighting, part.start)
+        return found.reshape(self._spec.shape)
+
+    def _lighting(self, light: Light | None, count: int) -> Lighting | None:
+        return None if light is None else Lighting(light, count, self._spec.dtype)
 
 
 class CpuBackend:
