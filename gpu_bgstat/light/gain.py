@@ -161,7 +161,9 @@ class _Fit:
         slope = self._median((self._x[:, bright] - self._x[:, dark]) / np.maximum(run, 1), both)
         return slope, self._median(self._x - slope[:, None] * self._r, self._clear)
 
-    def _median(self, values: NDArray[np.float64] | NDArray[np.int64], counting: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def _median(
+        self, values: NDArray[np.float64] | NDArray[np.int64], counting: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
         """The lower median of the values that count, a row each; 0 where none does."""
         return self._nth(values.astype(np.float64), counting, (counting.sum(axis=1) + 1) // 2)
 
@@ -194,7 +196,7 @@ class _Fit:
     def _all_near(
         self, a: NDArray[np.float64], b: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The line through all patches within 2.5 scales of this one; 1.4826 medians are the scale of a normal error."""
+        """The line through all patches within 2.5 scales of this one; 1.4826 medians are a normal error's scale."""
         for _ in range(2):
             errors = self._errors(a, b)
             scale = np.maximum(1.4826 * self._median(errors, self._clear), _LEAST_SCALE * self._level)

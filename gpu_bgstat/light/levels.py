@@ -42,4 +42,5 @@ def thinned(thumbnails: Image) -> Image:
 def lower_median(values: NDArray[Any], axis: int) -> NDArray[Any]:
     """The lower of the two middle values: a value that is there, whatever the type."""
     place = (values.shape[axis] - 1) // 2
-    return np.take(np.partition(values, place, axis=axis), place, axis=axis)
+    median: NDArray[Any] = np.take(np.partition(values, place, axis=axis), place, axis=axis)
+    return median
