@@ -1,4 +1,4 @@
-# make demo | test | test-gpu | test-kernels | lint | bench | bench-decode | bench-memory | bench-gpu | soak: each sets up all that it needs. PYTHON chooses the interpreter.
+# make demo | test | test-gpu | test-kernels | lint | bench | bench-decode | bench-memory | bench-gpu | bench-quality | soak: each sets up all that it needs. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ GPU_VENV ?= .venv-gpu
 CUPY ?= cupy-cuda12x
 STANDIN ?=
 
-.PHONY: demo test test-gpu test-kernels lint bench bench-decode bench-memory bench-gpu soak clean
+.PHONY: demo test test-gpu test-kernels lint bench bench-decode bench-memory bench-gpu bench-quality soak clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,10 @@ bench-memory: $(VENV)/.installed
 
 bench-gpu: $(GPU_VENV)/.installed
 	$(STANDIN) $(GPU_VENV)/bin/python bench/bench_gpu.py
+
+# Every method on every scene with known truth: a quarter of an hour.
+bench-quality: $(VENV)/.installed
+	$(BIN)/python bench/bench_quality.py --json bench/quality.json --docs docs/quality.md --pictures docs/pictures --speed
 
 # Memory over 20,000 frames from a pipe, and over a camera that drops out again and again. A minute; Linux.
 soak: $(VENV)/.installed

@@ -40,7 +40,7 @@ from gpu_bgstat.version import __version__
 
 EVERY_S = 2.0  # between two commits: what an interruption costs; longer where commits take long
 _COMMITS_SHARE = 10  # one part in so many of the time, at most, goes into commits
-_FORMAT = 1
+_FORMAT = 2
 _JOURNAL, _SAMPLES = "journal", "samples"
 _LOG = logging.getLogger("gpu_bgstat")
 
@@ -73,6 +73,7 @@ class Kept(_Record):
     time_s: float | None
     brightness: float
     look: str
+    coarse: str | None
 
 
 class Commit(_Record):
@@ -99,6 +100,7 @@ class Checkpoint:
         self.frame: FrameSpec | None = None
         self.samples: list[Sample] = []
         self.looks: list[Look] = []  # of the samples
+        self.coarse: list[str | None] = []  # what is coarse about them
         self.clipped: list[str] = []
         self.size = 0  # of the samples' file
         self._unsettled: set[int] = set()
@@ -145,7 +147,7 @@ class Checkpoint:
 
     def _new_reading(self, reading: Reading) -> None:
         self.plan, self.source = reading.plan, reading.source
-        self.samples, self.looks, self.clipped, self.frame = [], [], [], None
+        self.samples, self.looks, self.coarse, self.clipped, self.frame = [], [], [], [], None
         self._unsettled = set()
         self._told = 0
 
@@ -157,6 +159,7 @@ class Checkpoint:
             raise CheckpointError("its journal leaves samples out")
         kept = [sample.model_dump() for sample in commit.samples]
         self.looks[commit.first :] = [Look.from_json(sample.pop("look")) for sample in kept]
+        self.coarse[commit.first :] = [sample.pop("coarse") for sample in kept]
         self.samples[commit.first :] = [Sample(**sample) for sample in kept]
         self._unsettled = set(commit.unsettled)
         self.clipped, self.size = commit.clipped, commit.size
@@ -208,6 +211,7 @@ class Checkpoint:
         frame: FrameSpec | None,
         samples: Sequence[Sample],
         look: Callable[[Sample], Look],
+        coarse: Callable[[Sample], str | None],
         unsettled: set[int],
         clipped: Iterable[str],
         source: dict[str, Any],
@@ -222,7 +226,10 @@ class Checkpoint:
         record = Commit(
             frame=None if frame is None else (frame.width, frame.height, frame.channels, str(frame.dtype)),
             first=self._told,
-            samples=[Kept(**asdict(sample), look=look(sample).to_json()) for sample in samples[self._told :]],
+            samples=[
+                Kept(**asdict(sample), look=look(sample).to_json(), coarse=coarse(sample))
+                for sample in samples[self._told :]
+            ],
             size=os.fstat(self.file.fileno()).st_size,
             unsettled=sorted(unsettled & there),
             clipped=sorted(clipped),

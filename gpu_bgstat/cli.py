@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import click
 import cv2
 
-from gpu_bgstat import device_table, doctor
+from gpu_bgstat import comparison, device_table, doctor
 from gpu_bgstat.backends.devices import read_devices
 from gpu_bgstat.checkpoint import left_behind, remove
 from gpu_bgstat.config import PRESETS, Config
@@ -58,8 +58,10 @@ def _setting_options(command: Command) -> Command:
         click.option("--exclude", metavar="BEGIN-END", multiple=True, help=_help("exclude") + "; may be repeated"),
         click.option("--gray", is_flag=True, default=None, help=_help("gray")),
         click.option("--depth", type=click.Choice(["8", "16"]), help=_help("depth")),
-        click.option("--threshold", type=float, help=_help("threshold")),
-        click.option("--fill", type=click.Choice(["median", "global"]), help=_help("fill")),
+        click.option("--method", type=click.Choice(["median", "still", "mode", "auto"]), help=_help("method")),
+        click.option("--lag-s", type=float, metavar="SECONDS", help=_help("lag_s")),
+        click.option("--threshold", metavar="V|auto", help=_help("threshold")),
+        click.option("--fill", type=click.Choice(["median", "global", "mode", "inpaint"]), help=_help("fill")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
         click.option("--reconnect", type=float, metavar="SECONDS", help=_help("reconnect")),
         click.option("--decode", type=click.Choice(["auto", "cpu", "nvdec"]), help=_help("decode")),
@@ -227,6 +229,16 @@ def plan_command(
     config, source = _config(preset, settings), _source(sources, size, pix)
     told = forecast(source, config)
     click.echo(json.dumps(told.as_dict(), indent=2) if as_json else str(told))
+
+
+@cli.command("compare")
+@click.argument("estimate", type=click.Path(path_type=Path))
+@click.argument("truth", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print the scores as JSON")
+def compare_command(estimate: Path, truth: Path, as_json: bool) -> None:
+    """Say how far the picture ESTIMATE, or the background in that folder of results, is from the picture TRUTH."""
+    scores = comparison.compare(estimate, truth)
+    click.echo(json.dumps(scores.as_dict(), indent=2) if as_json else comparison.as_text(scores))
 
 
 @cli.command("devices")

@@ -18,6 +18,7 @@ MAX_SAMPLES_LIMIT = 65_535  # keeps T * sum(x**2) of 16-bit samples below 2**64 
 
 _CLOCK = re.compile(r"(?:(?P<h>\d{1,9}):)?(?P<m>[0-5]?\d):(?P<s>[0-5]?\d(?:\.\d+)?)$")
 _MOST = 1 << 53  # of whole numbers: what every reader of JSON gets right
+_MOST_VARIANCE = 3e38  # float32
 _SHOWN = 80  # characters of a bad value
 _DEVICE = re.compile(r"auto|cpu|gpu(:all|:\d{1,3}(,\d{1,3})*)?")
 _FRAME_NUMBER = re.compile(r"(?P<n>\d{1,18})f$")
@@ -89,6 +90,18 @@ def _rectangle(value: Any) -> Any:
     return parts
 
 
+def _threshold(value: Any) -> Any:
+    if value == "auto":
+        return value
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number <= _MOST_VARIANCE:
+        raise ValueError("must be 0 or more, or auto")
+    return number
+
+
 def _folder(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
@@ -136,16 +149,27 @@ class Config(BaseModel):
     snap: Literal["keyframe"] | None = Field(
         None, description="keyframe: each sample moves to the nearest keyframe, which is decoded by itself"
     )
-    threshold: float = Field(
-        4.0,
-        ge=0,
-        le=3e38,  # float32
-        allow_inf_nan=False,
-        description="squared grey levels: a pixel is stable if no channel varies more (compared as float32)",
+    method: Literal["median", "still", "mode", "auto"] = Field(
+        "auto",
+        description="what a pixel's background is: the median of its samples, of those in which least moves, their "
+        "densest value, or what the evidence is for",
     )
-    fill: Literal["median", "global"] = Field(
+    lag_s: float = Field(
+        0.2,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="seconds between a sample and the frame that tells what moves in it (still and auto)",
+    )
+    threshold: Annotated[float | Literal["auto"], BeforeValidator(_threshold)] = Field(
+        4.0,
+        description="squared grey levels: a pixel is stable if no channel varies more (compared as float32); "
+        "auto: of the sensor's own noise, one pixel in 1,000 varies more",
+    )
+    fill: Literal["median", "global", "mode", "inpaint"] = Field(
         "median",
-        description="what unstable pixels show: their own median, or the median of all stable pixels",
+        description="what unstable pixels show: their own median, the median of all stable pixels, their own most "
+        "frequent value, or what the stable pixels around suggest",
     )
     gray: bool = Field(False, description="estimate in grey (COLOR_BGR2GRAY) instead of in colour")
     depth: Literal[8, 16] | None = Field(
@@ -246,6 +270,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "every": 100,
         "max_samples": 600,
         "keep": "recent",
+        "method": "median",
         "threshold": 4.0,
         "fill": "global",
         "gray": False,

@@ -19,6 +19,7 @@ from gpu_bgstat.outputs import save, writable
 from gpu_bgstat.outputs.drafts import draft_of
 from gpu_bgstat.outputs.pictures import colored, encode
 from gpu_bgstat.pipeline import Progress, estimate
+from gpu_bgstat.scores import score
 
 
 def run_demo(folder: Path, seconds: int, on_progress: Callable[[Progress], None] | None = None) -> str:
@@ -65,9 +66,8 @@ def run_demo(folder: Path, seconds: int, on_progress: Callable[[Progress], None]
 
 def error_against(estimated: Image, truth: Image) -> tuple[float, float]:
     """AGE, the mean absolute error in grey levels, and pEPs, the share of pixels whose error exceeds 20."""
-    grey = [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.int16) for image in (estimated, truth)]
-    error = np.abs(grey[0] - grey[1])
-    return float(error.mean()), float((error > 20).mean())
+    scores = score(estimated, truth)
+    return scores.age, scores.peps
 
 
 def panel(frame: Image, background: Background) -> Image:

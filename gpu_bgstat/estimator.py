@@ -14,11 +14,13 @@ import cv2
 
 from gpu_bgstat import backends
 from gpu_bgstat.backends.room import Room, default_limit
+from gpu_bgstat.coarse import CoarseView
 from gpu_bgstat.config import Config
 from gpu_bgstat.conform import Conformer
 from gpu_bgstat.errors import BgstatError, TooFewSamplesError
-from gpu_bgstat.finalize import finalize, middle_ranks
+from gpu_bgstat.finalize import finalize
 from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Run, Sample
+from gpu_bgstat.methods import COARSE, METHODS
 from gpu_bgstat.oddities import Look, Watch
 from gpu_bgstat.ring import Ring
 from gpu_bgstat.schedule import Planned, Running
@@ -52,6 +54,7 @@ class BackgroundEstimator:
         self._ring: Ring | None = None
         self._kept = kept
         self._watch = Watch()
+        self._coarse: CoarseView | None = None
         self._closed = False
         self._seen = 0
         self.frame_spec: FrameSpec | None = None  # of the recording's frames; known with the first one
@@ -71,9 +74,11 @@ class BackgroundEstimator:
         _LOG.info("device: %s", backend.why)
         slots = self.config.max_samples
         if isinstance(self._plan, Planned):
-            slots = max(1, len(self._plan.indices))
+            slots = max(1, len(self._plan.samples))
         self._conform = conform
         self._watch = Watch(slots)
+        if self.config.method in COARSE:
+            self._coarse = CoarseView(conform.spec, slots, self._plan.between)
         self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, self._kept))
 
     def _check_open(self) -> None:
@@ -95,34 +100,58 @@ class BackgroundEstimator:
         return self.add(Frame(index, time_s, frame))
 
     def add(self, frame: Frame) -> bool:
-        """Takes a frame that is due; returns False if thinning to make room for it made it undue."""
+        """Takes a frame that is due; returns whether it is a sample.
+
+        It is none if it only tells what moves in another one, or if thinning to make room for it made it undue.
+        """
         if self._ring is None or self._conform is None:
             self.setup(FrameSpec.of(frame.pixels))
         assert self._ring is not None and self._conform is not None
         resized = self._conform.resized
         pixels = self._conform(frame.pixels)
+        if not self._plan.is_sample(frame.index):
+            if self._coarse is not None:
+                self._coarse.see(frame.index, pixels, self._plan.pairs(frame.index), sampled=False)
+            return False
         if self._ring.full and isinstance(self._plan, Running) and self.config.keep == "spread":
             self._plan.double()
             self._ring.thin(self._plan.survives)
             self._watch.keep(self._ring.samples)
+            if self._coarse is not None:
+                self._coarse.keep(self._ring.samples)
             if not self._plan.survives(frame.index):
                 return False
         brightness = sum(cv2.sumElems(pixels)) / pixels.size
         self._watch.see(frame.index, pixels, self._conform.resized > resized)
+        if self._coarse is not None:
+            self._coarse.see(frame.index, pixels, self._plan.pairs(frame.index), sampled=True)
         if dropped := self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness)):
             self._watch.forget(dropped.index)
+            if self._coarse is not None:
+                self._coarse.forget(dropped.index)
         return True
 
-    def recall(self, spec: FrameSpec, samples: Sequence[Sample], looks: Iterable[Look], clipped: Iterable[str]) -> None:
+    def recall(
+        self,
+        spec: FrameSpec,
+        samples: Sequence[Sample],
+        looks: Iterable[Look],
+        coarse: Iterable[str | None],
+        clipped: Iterable[str],
+    ) -> None:
         """Takes the samples that lie in the kept file already, in order of their slots, for frames of this spec.
 
-        looks  of the samples, in the same order
+        looks, coarse  of the samples, in the same order
+
+        Raises FrameError if what is coarse is of something else.
         """
         self.setup(spec)
         assert self._ring is not None and self._conform is not None
         self._ring.recall(samples)
-        for sample, look in zip(samples, looks, strict=True):
+        for sample, look, text in zip(samples, looks, coarse, strict=True):
             self._watch.recall(sample.index, look)
+            if self._coarse is not None:
+                self._coarse.recall(sample.index, text or "")
         self._conform.clipped.update(clipped)
 
     def sync(self) -> None:
@@ -138,6 +167,15 @@ class BackgroundEstimator:
     def look(self, sample: Sample) -> Look:
         """What is remembered of a sample that is kept."""
         return self._watch.look(sample.index)
+
+    def coarse(self, sample: Sample) -> str | None:
+        """What is coarse about a sample that is kept, for a journal."""
+        return self._coarse.to_text(sample.index) if self._coarse is not None else None
+
+    @property
+    def awaiting(self) -> set[int]:
+        """Samples whose neighbour has not come yet."""
+        return self._coarse.awaited() if self._coarse is not None else set()
 
     @property
     def clipped(self) -> set[str]:
@@ -163,9 +201,10 @@ class BackgroundEstimator:
                 f"lower every={self.config.every}, or widen the range{snap}"
             )
         started = time.perf_counter()
-        reduced = self._ring.reduce(middle_ranks(count))
+        coarse = self._coarse.of(self._ring.slots) if self._coarse is not None else None
+        found = METHODS[self.config.method](self._ring, coarse)
         reduced_at = time.perf_counter()
-        background, stable, heat = finalize(reduced, self.config)
+        final = finalize(found.background, found.variance, self.config, self._ring)
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
         run = Run(
             device=self._ring.device,
@@ -176,7 +215,7 @@ class BackgroundEstimator:
             notes=tuple(self.notes),
             timings_s=timings,
         )
-        return Background(background, reduced.variance, stable, heat, self._ring.samples, self.config, run)
+        return Background(**vars(final), samples=self._ring.samples, config=self.config, run=run, choice=found.choice)
 
     def _oddities(self) -> list[str]:
         assert self._conform is not None and self._ring is not None

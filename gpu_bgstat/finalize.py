@@ -1,55 +1,69 @@
-"""Statistics become a background: stable mask, fill, heat map. Small host arrays only, the same for every backend."""
+"""Statistics become a background: stable mask, fill, heat map, confidence. Host arrays, the same for every backend."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_bgstat.backends.backend import Reduced
 from gpu_bgstat.config import Config
-from gpu_bgstat.frames import Image
+from gpu_bgstat.fill import FILLS
+from gpu_bgstat.frames import Image, Noise
+from gpu_bgstat.noise import estimate_noise
 
 
-def middle_ranks(count: int) -> tuple[int, int]:
-    """The ranks whose mean is the median of `count` values; twice the same for an odd count."""
-    return (count - 1) // 2, count // 2
+@dataclass(frozen=True)
+class Final:
+    """What becomes of the statistics; the fields are those of `Background`."""
+
+    background: Image
+    variance: NDArray[np.float32]
+    stable: NDArray[np.bool_]
+    heatmap: NDArray[np.uint8]
+    confidence: NDArray[np.uint8]
+    noise: Noise
+    thresholds: tuple[float, ...]
 
 
-def finalize(reduced: Reduced, config: Config) -> tuple[Image, NDArray[np.bool_], NDArray[np.uint8]]:
-    """Background (H, W[, 3]), stable mask (H, W) and heat map (H, W) from the variance and the two middle ranks."""
-    median = _floor_mean(reduced.ranks[0], reduced.ranks[1])
-    stable = stable_mask(reduced.variance, config.threshold)
-    return FILLS[config.fill](median, stable), stable, heatmap(reduced.variance)
+class Samples(Protocol):
+    """What is asked of the samples beside their variance and ranks."""
+
+    def __len__(self) -> int: ...
+
+    def modes(self, width: int) -> Image: ...
+
+    def support(self, image: Image, tolerance: int) -> NDArray[np.uint16]: ...
 
 
-def _floor_mean(low: Image, high: Image) -> Image:
-    """The mean of two unsigned arrays, truncated, without widening them."""
-    mean: Image = (low & high) + ((low ^ high) >> 1)
-    return mean
+def finalize(background: Image, variance: NDArray[np.float32], config: Config, samples: Samples) -> Final:
+    """What a method made of the samples, (H, W[, 3]), with its unstable pixels filled, and all that is told of it."""
+    noise = estimate_noise(variance, background, len(samples))
+    thresholds = noise.thresholds
+    if config.threshold != "auto":
+        thresholds = (config.threshold,) * len(noise.thresholds)
+    stable = stable_mask(variance, thresholds)
+    filled = FILLS[config.fill](background, stable, lambda: samples.modes(noise.width))
+    trust = confidence(samples.support(filled, noise.tolerance), len(samples))
+    return Final(filled, variance, stable, heatmap(variance), trust, noise, thresholds)
 
 
-def stable_mask(variance: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-    """(H, W): whether the variance is at most `threshold` (rounded to float32) in every channel."""
-    worst: NDArray[np.float32] = variance if variance.ndim == 2 else variance.max(axis=2)
-    return worst <= np.float32(threshold)
+def stable_mask(variance: NDArray[np.float32], thresholds: Sequence[float]) -> NDArray[np.bool_]:
+    """(H, W): whether the variance is at most its channel's threshold (rounded to float32) in every channel."""
+    if variance.ndim == 2:
+        return variance <= np.float32(thresholds[0])
+    stable = np.ones(variance.shape[:2], bool)
+    for channel, threshold in enumerate(thresholds):
+        stable &= variance[:, :, channel] <= np.float32(threshold)
+    return stable
 
 
-def fill_median(median: Image, stable: NDArray[np.bool_]) -> Image:
-    """Unstable pixels keep their own median."""
-    return median
-
-
-def fill_global(median: Image, stable: NDArray[np.bool_]) -> Image:
-    """Unstable pixels show, per channel, the median of the stable pixels, truncated; of all if none is stable."""
-    filled = median.copy()
-    chosen = median[stable] if stable.any() else median[np.ones_like(stable)]
-    filled[~stable] = np.median(chosen, axis=0).astype(median.dtype)
-    return filled
-
-
-FILLS: dict[str, Any] = {"median": fill_median, "global": fill_global}
+def confidence(agreeing: NDArray[np.uint16], count: int) -> NDArray[np.uint8]:
+    """(H, W): 255 times the share of `count` samples that agree with the background, rounded; of the worst channel."""
+    worst = agreeing if agreeing.ndim == 2 else agreeing.min(axis=2)
+    return ((510 * worst.astype(np.uint32) + count) // (2 * count)).astype(np.uint8)
 
 
 def heatmap(variance: NDArray[np.float32]) -> NDArray[np.uint8]:

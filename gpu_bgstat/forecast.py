@@ -64,7 +64,7 @@ def forecast(source: SourceLike, config: Config) -> Forecast:
         recording.check(config)
         timeline = recording.timeline
         plan = schedule.plan(timeline, config)
-        indices = plan.indices
+        indices = plan.samples
         slots = config.max_samples if indices is None else len(indices)
         times = timeline.times_s if timeline else None
         spec = Conformer(recording.spec, config).spec if recording.spec else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,23 +155,59 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """What the sensor alone does, for each channel (one in grey).
+
+    variances   squared grey levels: of the noise, at the brightness where it is largest
+    thresholds  squared grey levels: of the variances of T samples of noise alone, about one in 1,000 is larger
+    """
+
+    variances: tuple[float, ...]
+    thresholds: tuple[float, ...]
+
+    @property
+    def sigma(self) -> float:
+        """Grey levels: the standard deviation in the channel that has most."""
+        return math.sqrt(max(self.variances))
+
+    @property
+    def tolerance(self) -> int:
+        """Levels by which a sample may differ from the background and still agree with it: 3 sigma, at least 2."""
+        return max(2, math.ceil(3 * self.sigma))
+
+    @property
+    def width(self) -> int:
+        """Levels of the interval in which a mode is sought: 2 sigma to each side, at least 2, and the middle."""
+        return 2 * max(2, math.ceil(2 * self.sigma)) + 1
+
+
+@dataclass(frozen=True)
 class Background:
     """The empty arena, and how far to trust it.
 
     background  (H, W) or (H, W, 3) BGR, uint8 or uint16 as the samples
     variance    same shape, float32, in squared grey levels
-    stable      (H, W) bool: no channel varies by more than `config.threshold`
+    stable      (H, W) bool: no channel varies by more than its one of `thresholds`
     heatmap     (H, W) uint8: the variance, scaled by its 99th percentile
+    confidence  (H, W) uint8: 255 times the share of the samples that agree with the background, in the worst channel
+    noise       of the sensor alone, estimated from the variance
+    thresholds  squared grey levels, one for each channel: `config.threshold`, or what `auto` found
     samples     in order of their index
+    choice      (H, W) uint8: 0 where the method's own value is shown; `auto` may show the state that lasts longer, 1, or
+                the other one, 2
     """
 
     background: Image
     variance: NDArray[np.float32]
     stable: NDArray[np.bool_]
     heatmap: NDArray[np.uint8]
+    confidence: NDArray[np.uint8]
+    noise: Noise
+    thresholds: tuple[float, ...]
     samples: tuple[Sample, ...]
     config: Config
     run: Run
+    choice: NDArray[np.uint8]
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes the pictures, the variance and the report into `folder`, all of them or none.

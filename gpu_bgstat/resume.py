@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpu_bgstat.checkpoint import Checkpoint
 from gpu_bgstat.config import Config
-from gpu_bgstat.errors import BgstatError, CheckpointError
+from gpu_bgstat.errors import BgstatError, CheckpointError, FrameError
 from gpu_bgstat.estimator import BackgroundEstimator
 from gpu_bgstat.schedule import Planned, Running
 from gpu_bgstat.sources.source import ReadAgainError, Source
@@ -48,9 +48,14 @@ class Resume:
         checkpoint.begin(plan, self._recording.state())
         if checkpoint.frame is None:
             return plan
-        estimator.recall(checkpoint.frame, checkpoint.samples, checkpoint.looks, checkpoint.clipped)
+        try:
+            estimator.recall(
+                checkpoint.frame, checkpoint.samples, checkpoint.looks, checkpoint.coarse, checkpoint.clipped
+            )
+        except FrameError as error:
+            raise CheckpointError(f"the checkpoint in {checkpoint.folder} does not fit: {error}") from error
         settled = checkpoint.settled
-        _LOG.info("resumed: %d of %d samples are in %s", len(settled), len(plan.indices), checkpoint.folder)
+        _LOG.info("resumed: %d of %d samples are in %s", len(settled), len(plan.samples), checkpoint.folder)
         return plan.without(settled)
 
     @contextmanager
@@ -76,13 +81,15 @@ class Resume:
         checkpoint = self._checkpoint
         if checkpoint is None or (only_if_due and not checkpoint.due):
             return
-        unsettled = self._recording.unsettled()  # before the state, which then knows at least as much
+        # before the state, which then knows at least as much
+        unsettled = self._recording.unsettled() | estimator.awaiting
         state = self._recording.state()
         checkpoint.commit(
             estimator.sync,
             estimator.frame_spec,
             estimator.slots,
             estimator.look,
+            estimator.coarse,
             unsettled,
             estimator.clipped,
             state,

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gpu_bgstat.backends.backend import Backend, Reduced
+import numpy as np
+from numpy.typing import NDArray
+
+from gpu_bgstat.backends.backend import Backend, Choice, Light, Reduced
 from gpu_bgstat.backends.room import ANYWHERE, Room
 from gpu_bgstat.frames import FrameSpec, Image, Sample
 
@@ -20,6 +23,7 @@ class Ring:
     """`slots` samples of one spec. Adding to a full ring overwrites the oldest sample."""
 
     def __init__(self, backend: Backend, slots: int, spec: FrameSpec, room: Room = ANYWHERE) -> None:
+        self.spec = spec
         self._slots = slots
         self._store = backend.store(slots, spec, room)
         self._samples: list[Sample] = []
@@ -87,9 +91,21 @@ class Ring:
         del self._samples[live:]
         self._oldest = 0
 
-    def reduce(self, ranks: Sequence[int]) -> Reduced:
-        """The variance and these order statistics (ranks from 0) over the live samples."""
-        return self._store.reduce(len(self._samples), ranks)
+    def reduce(self, ranks: Sequence[int], light: Light | None = None, slots: Sequence[int] | None = None) -> Reduced:
+        """The variance and these order statistics (ranks from 0) over the live samples, or some of their slots."""
+        return self._store.reduce(len(self._samples), ranks, light, slots)
+
+    def select(self, choice: Choice, light: Light | None = None) -> Image:
+        """(2, H, W[, 3]): the two middle ranks of the samples that count in each patch."""
+        return self._store.select(len(self._samples), choice, light)
+
+    def support(self, image: Image, tolerance: int, light: Light | None = None) -> NDArray[np.uint16]:
+        """(H, W[, 3]): how many samples are within `tolerance` levels of the image."""
+        return self._store.support(len(self._samples), image, tolerance, light)
+
+    def modes(self, width: int, light: Light | None = None) -> Image:
+        """(H, W[, 3]): the lower middle one of the samples in the densest interval of `width` levels."""
+        return self._store.modes(len(self._samples), width, light)
 
     def close(self) -> None:
         self._store.close()

@@ -13,7 +13,8 @@ the ring is full, so that the samples always span all that was seen, and are at 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from gpu_bgstat.config import Config, frame_number
 from gpu_bgstat.errors import ConfigError
 from gpu_bgstat.frames import Timeline
 
+_LAG_FRAMES = 6  # where no frame rate is known beforehand: 0.2 s at 30 a second
 _NO_KEYFRAMES = "no keyframes are known beforehand: the samples stay where they are, in spite of snap=keyframe"
 
 
@@ -36,12 +38,24 @@ def spread(total: int, limit: int) -> list[int]:
 
 
 class Planned:
-    """A plan made before reading: the samples are known one by one."""
+    """A plan made before reading: the samples are known one by one, and the neighbours that are read along."""
 
     def __init__(
-        self, indices: Sequence[int], stop: int, *, any_order: bool = False, notes: Sequence[str] = ()
+        self,
+        samples: Sequence[int],
+        stop: int,
+        *,
+        neighbours: Mapping[int, int] | None = None,
+        any_order: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
-        self.indices = self.chosen = tuple(indices)
+        self.samples = tuple(samples)
+        self._neighbours = dict(neighbours or {})  # sample -> the frame that tells what moves in it
+        self._beside: dict[int, list[int]] = {}  # the other way round
+        for sample, neighbour in self._neighbours.items():
+            self._beside.setdefault(neighbour, []).append(sample)
+        self._sampled = frozenset(samples)
+        self.indices = self.chosen = tuple(sorted(self._sampled.union(self._neighbours.values())))
         self.any_order = any_order  # the ring has a slot for each sample, and does not care which comes first
         self.notes = tuple(notes)  # what the user should be told of the choice
         self.stop = stop  # reading goes on to here, to learn whether the recording is as long as foretold
@@ -55,10 +69,27 @@ class Planned:
     def over(self, index: int, time_s: float | None) -> bool:
         return index >= self.stop
 
-    def without(self, indices: set[int]) -> Planned:
+    def is_sample(self, index: int) -> bool:
+        """Whether this frame goes into the ring; else it is read for its neighbours' sake."""
+        return index in self._sampled
+
+    def pairs(self, index: int) -> list[tuple[int, int]]:
+        """The pairs of a sample and its neighbour, the frame that tells what moves in it, with this frame."""
+        own = [(index, self._neighbours[index])] if index in self._neighbours else []
+        return own + [(sample, index) for sample in self._beside.get(index, ())]
+
+    @property
+    def between(self) -> int:
+        """How many samples lie between a sample and its neighbour, at most."""
+        lag = max((abs(sample - neighbour) for sample, neighbour in self._neighbours.items()), default=0)
+        gaps = [after - before for before, after in pairwise(self.samples)]
+        return lag // max(1, min(gaps, default=1))
+
+    def without(self, samples: set[int]) -> Planned:
         """What is left to read when these samples are there already."""
-        left = [index for index in self.indices if index not in indices]
-        rest = Planned(left, self.stop, any_order=self.any_order, notes=self.notes)
+        left = [index for index in self.samples if index not in samples]
+        neighbours = {index: self._neighbours[index] for index in left if index in self._neighbours}
+        rest = Planned(left, self.stop, neighbours=neighbours, any_order=self.any_order, notes=self.notes)
         rest.chosen = self.chosen
         return rest
 
@@ -66,12 +97,14 @@ class Planned:
 class Running:
     """A plan for a recording of unknown length: each frame is judged as it comes."""
 
+    samples: None = None
     indices: None = None
     chosen: None = None
     any_order = False  # `recent` drops the oldest, and thinning goes by what was seen
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._lag = _LAG_FRAMES if needs_neighbours(config) else 0
         self.notes = (_NO_KEYFRAMES,) if config.snap else ()
         self.stride = 1  # every stride-th of the every-th frames; spread doubles it when the ring is full
         self._first: tuple[int, float | None] | None = None
@@ -85,12 +118,34 @@ class Running:
         if self.over(index, time_s):
             return False
         excluded = self._excluded(index, time_s)
-        if (index - self._first[0] + 1) % self._config.every:
-            return False
-        if excluded:
+        if (index - self._first[0] + 1) % self._config.every == 0:
+            if not excluded:
+                return self.survives(index) or self._beside(index)
             self._drop(index)
-            return False
-        return self.survives(index)
+        return self._beside(index)
+
+    def _beside(self, index: int) -> bool:
+        """Whether this frame is the neighbour of a sample that is to come."""
+        return self._lag > 0 and self.survives(index + self._lag)
+
+    def is_sample(self, index: int) -> bool:
+        """Of a frame that is due: whether it goes into the ring; else it is shown for its neighbours' sake."""
+        return self.survives(index) and not any(
+            begin <= index < begin + count * self._config.every for begin, count in self._dropped
+        )
+
+    def pairs(self, index: int) -> list[tuple[int, int]]:
+        """The pairs of a sample and its neighbour, the frame that tells what moves in it, with this frame."""
+        if not self._lag:
+            return []
+        first = self._first[0] if self._first else 0
+        own = [(index, index - self._lag)] if index - self._lag >= first and self.is_sample(index) else []
+        return own + ([(index + self._lag, index)] if self._beside(index) else [])
+
+    @property
+    def between(self) -> int:
+        """How many samples lie between a sample and its neighbour, at most."""
+        return self._lag // self._config.every
 
     def _excluded(self, index: int, time_s: float | None) -> bool:
         return any(
@@ -147,15 +202,59 @@ def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
         samples = list(candidates[-config.max_samples :])
     else:
         samples = [candidates[k] for k in spread(len(candidates), config.max_samples)]
-    if config.snap is None or timeline.keyframes is None:
-        return Planned(samples, stop, any_order=True)
-    if not len(timeline.keyframes):
-        return Planned(samples, stop, any_order=True, notes=[_NO_KEYFRAMES])
-    keyframes = timeline.keyframes[
-        np.searchsorted(timeline.keyframes, first) : np.searchsorted(timeline.keyframes, stop)
-    ]
-    keyframes = _outside(keyframes, excluded)
-    return Planned(snapped(samples, keyframes), stop, any_order=True, notes=_few(samples, keyframes))
+    notes: list[str] = []
+    if config.snap is not None and timeline.keyframes is not None:
+        keyframes = timeline.keyframes[
+            np.searchsorted(timeline.keyframes, first) : np.searchsorted(timeline.keyframes, stop)
+        ]
+        keyframes = _outside(keyframes, excluded)
+        if len(timeline.keyframes):
+            notes = _few(samples, keyframes)
+            samples = snapped(samples, keyframes)
+        else:
+            notes = [_NO_KEYFRAMES]
+    beside = neighbours(samples, timeline, range(first, stop), config) if needs_neighbours(config) else {}
+    return Planned(samples, stop, neighbours=beside, any_order=True, notes=notes)
+
+
+def needs_neighbours(config: Config) -> bool:
+    """Whether the method asks what moves in a sample. Keyframes come alone: what is decoded beside them costs most."""
+    return config.method in ("still", "auto") and config.snap is None
+
+
+def neighbours(samples: Sequence[int], timeline: Timeline, within: range, config: Config) -> dict[int, int]:
+    """For each sample the frame `lag_s` before it, or else behind it; sample -> frame.
+
+        K......n..s.......      the frame before is decoded anyway, on the way from the keyframe K to the sample s
+        n...Ks..m.........      unless the keyframe lies between: then the one behind costs less
+
+    Without frame times, the lag is that of 30 frames a second.
+    """
+    lag = lag_frames(timeline, config.lag_s)
+    beside = {}
+    for sample, begin in zip(samples, _keyframes_of(samples, timeline), strict=True):
+        before, behind = sample - lag, sample + lag
+        if before in within and (before >= begin or behind not in within):
+            beside[sample] = before
+        elif behind in within:
+            beside[sample] = behind
+    return beside
+
+
+def lag_frames(timeline: Timeline, lag_s: float) -> int:
+    """A lag in frames, at least 1."""
+    times = timeline.times_s
+    if times is None or len(times) < 2 or not times[-1] > times[0]:
+        return max(1, round(lag_s * 30))
+    return max(1, round(lag_s * (len(times) - 1) / float(times[-1] - times[0])))
+
+
+def _keyframes_of(samples: Sequence[int], timeline: Timeline) -> list[int]:
+    """For each sample the frame from which it is decoded; 0 where each frame stands alone or nothing is known."""
+    if timeline.keyframes is None or not len(timeline.keyframes):
+        return [0] * len(samples)
+    places = np.searchsorted(timeline.keyframes, samples, side="right") - 1
+    return [int(timeline.keyframes[place]) if place >= 0 else 0 for place in places]
 
 
 def _outside(numbers: NDArray[np.int64], excluded: Sequence[tuple[int, int]]) -> NDArray[np.int64]:

@@ -60,7 +60,7 @@ def sampled(total: int, every: int, limit: int, keep: str) -> list[int]:
     return [due[int(np.ceil((k + 1) * len(due) / limit)) - 1] for k in range(limit)]
 
 
-def estimate(frames: Sequence[Array], *, gray: bool, threshold: float, fill: str) -> dict[str, Array]:
+def estimate(frames: Sequence[Array], *, gray: bool, threshold: Any, fill: str) -> dict[str, Array]:
     """The background of these samples, in float64, straight from the definitions."""
     if gray and frames[0].ndim == 3:
         frames = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_BGR2GRAY) for frame in frames]

@@ -85,7 +85,7 @@ def report_of(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["gpu-bgstat", "python -m gpu_bgstat"])
 def test_the_real_command(command: list[str], film: Path, frames: NDArray[np.uint8], tmp_path: Path) -> None:
-    """Six files with the right content, and two lines that say where they are."""
+    """Seven files with the right content, and two lines that say where they are."""
     output = tmp_path / "deep" / "results"
     done = subprocess.run(
         [*command, "estimate", film, "-o", output, "--every", "9"],

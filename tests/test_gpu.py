@@ -23,6 +23,7 @@ from gpu_bgstat.backends.devices import free_bytes_by_uuid
 from gpu_bgstat.backends.lanes import Part
 from gpu_bgstat.backends.placement import LANES, placements
 from gpu_bgstat.backends.plain import Plain
+from gpu_bgstat.backends.reading import AS_THEY_ARE
 from gpu_bgstat.cli import main
 from gpu_bgstat.errors import DeviceError
 
@@ -303,8 +304,8 @@ def test_the_doctor(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     assert told.endswith("The GPU path can be trusted here: its results equal the CPU's, bit for bit.\n")
 
     class Wrong(kernels.Kernels):
-        def launch(self, samples: Any, shape: Any, ranks: Any, results: Any) -> None:
-            super().launch(samples, shape, ranks, results)
+        def launch(self, samples: Any, shape: Any, ranks: Any, results: Any, reading: Any = AS_THEY_ARE) -> None:
+            super().launch(samples, shape, ranks, results, reading)
             cupy().cuda.runtime.memsetAsync(results[0], 1, 1, cupy().cuda.get_current_stream().ptr)
 
     monkeypatch.setitem(checkup.ENGINES, "kernels", Wrong)

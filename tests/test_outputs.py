@@ -37,6 +37,7 @@ def test_the_files_hold_the_result(tmp_path: Path, dtype: str, channels: int) ->
         "background_est.png": got.background,
         "background_var.png": got.heatmap,
         "stable_mask.png": got.stable.astype(np.uint8) * 255,
+        "confidence.png": got.confidence,
     }.items():
         np.testing.assert_array_equal(cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED), want)
     variance = np.load(folder / "variance.npy")
@@ -94,7 +95,7 @@ def test_the_page_stands_alone(film: Path, tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     seen = _References()
     seen.feed(page)
-    assert len(seen.images) == 3
+    assert len(seen.images) == 4
     assert all(source.startswith("data:image/") for source in seen.images)
     assert not seen.others
     assert not seen.scripts

@@ -15,7 +15,7 @@ from gpu_bgstat.backends.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Block, Gpu, 
 from gpu_bgstat.backends.devices import read_devices
 from gpu_bgstat.backends.gpu import GpuStore
 from gpu_bgstat.backends.kernels import Kernels, compiling
-from gpu_bgstat.backends.lanes import Engine
+from gpu_bgstat.backends.operations import Engine
 from gpu_bgstat.backends.placement import LINE_BYTES, placements, whole_lines
 from gpu_bgstat.backends.plain import Plain
 from gpu_bgstat.errors import DeviceError

@@ -7,20 +7,22 @@ frame ──► Part on gpu:0 ──► rows of the results
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import Event
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gpu_bgstat.backends.backend import Backend, Reduced, Store
+from gpu_bgstat.backends.backend import Backend, Choice, Light, Reduced, Store
 from gpu_bgstat.backends.cuda import Gpu, OutOfDeviceMemoryError, driver_free_bytes, visible
 from gpu_bgstat.backends.kernels import KernelError, Kernels
-from gpu_bgstat.backends.lanes import Engine, Part
+from gpu_bgstat.backends.lanes import Part
 from gpu_bgstat.backends.memory import size_text
-from gpu_bgstat.backends.placement import Placement, placements
+from gpu_bgstat.backends.operations import Chosen, Engine, Modes, Operation, Selection, Support
+from gpu_bgstat.backends.placement import Placement, Share, placements
 from gpu_bgstat.backends.plain import Plain
 from gpu_bgstat.backends.room import ANYWHERE, Room
 from gpu_bgstat.backends.scratch import Layout, Scratch
@@ -88,24 +90,58 @@ class GpuStore:
             self._harm = str(error) or type(error).__name__
             raise
 
-    def reduce(self, count: int, ranks: Sequence[int]) -> Reduced:
+    def reduce(
+        self, count: int, ranks: Sequence[int], light: Light | None = None, slots: Sequence[int] | None = None
+    ) -> Reduced:
         wanted = sorted(set(ranks))
         variance = np.empty(self._spec.shape, np.float32)
         order = np.empty((len(wanted), *self._spec.shape), self._spec.dtype)
+        self._everywhere(
+            lambda part, share, stopped: part.reduce(
+                Chosen(share, count if slots is None else slots, light),
+                wanted,
+                (_of_share(variance, share), _of_share(order, share, len(wanted))),
+                stopped,
+            )
+        )
+        return Reduced(variance, order[[wanted.index(rank) for rank in ranks]])
+
+    def select(self, count: int, choice: Choice, light: Light | None = None) -> Image:
+        out = np.empty((2, *self._spec.shape), self._spec.dtype)
+        self._run(count, light, lambda chosen: Selection(chosen, choice, _of_share(out, chosen.share, 2)))
+        return out
+
+    def support(self, count: int, image: Image, tolerance: int, light: Light | None = None) -> NDArray[np.uint16]:
+        out = np.empty(self._spec.shape, np.uint16)
+        image = np.ascontiguousarray(image, self._spec.dtype)
+        self._run(
+            *(count, light),
+            lambda chosen: Support(chosen, _of_share(image, chosen.share), tolerance, _of_share(out, chosen.share)),
+        )
+        return out
+
+    def modes(self, count: int, width: int, light: Light | None = None) -> Image:
+        out = np.empty(self._spec.shape, self._spec.dtype)
+        self._run(count, light, lambda chosen: Modes(chosen, width, _of_share(out, chosen.share)))
+        return out
+
+    def _run(self, count: int, light: Light | None, made: Callable[[Chosen], Operation]) -> None:
+        """Does an operation on all devices."""
+        self._everywhere(lambda part, share, stopped: part.run(made(Chosen(share, count, light)), stopped))
+
+    def _everywhere(self, do: Callable[[Part, Share, Event], None]) -> None:
+        """On all devices side by side; what fails on one stops the others."""
         stopped = Event()
         with self._unharmed(DeviceError), ThreadPoolExecutor(len(self._parts), thread_name_prefix="bgstat-gpu") as pool:
-            tasks = []
-            for part, share in zip(self._parts, self._shares, strict=True):
-                rows = slice(share.rows.start, share.rows.stop)
-                results = variance[rows].reshape(-1), order[:, rows].reshape(len(wanted), share.values)
-                tasks.append(pool.submit(part.reduce, count, wanted, results, stopped))
+            tasks = [
+                pool.submit(do, part, share, stopped) for part, share in zip(self._parts, self._shares, strict=True)
+            ]
             try:
                 for task in tasks:
                     task.result()
             except BaseException:  # Ctrl-C, too, waits for one chunk only
                 stopped.set()
                 raise
-        return Reduced(variance, order[[wanted.index(rank) for rank in ranks]])
 
     def close(self) -> None:
         for part in self._parts:
@@ -113,6 +149,12 @@ class GpuStore:
         self._parts.clear()
         if self._scratch is not None:
             self._scratch.close()
+
+
+def _of_share(image: Image, share: Share, layers: int | None = None) -> Image:
+    """A view of a share's values in an image (H, W[, 3]), or in several: (V,), or (layers, V)."""
+    rows = slice(share.rows.start, share.rows.stop)
+    return image[rows].reshape(-1) if layers is None else image[:, rows].reshape(layers, share.values)
 
 
 def _engine(device: int, spec: FrameSpec) -> Engine:

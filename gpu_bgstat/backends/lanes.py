@@ -3,8 +3,8 @@
     lane 0   feed ─ reduce ─ download ········ feed ─ reduce ─ download
     lane 1           feed ─ reduce ─ download ········ feed ─ reduce ─ download
 
-Each lane is a stream with its own results, on the device and in pinned memory. The host waits for a lane only when it
-needs it again, and then copies the lane's results to where they belong.
+Each lane is a stream with its own tables and results, these on the device and in pinned memory. The host waits for a
+lane only when it needs it again, and then copies the lane's results to where they belong.
 """
 
 from __future__ import annotations
@@ -13,73 +13,51 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
-from typing import Protocol
 
-import numpy as np
-
-from gpu_bgstat.backends.cuda import TO_HOST, Block, cuda_errors, cupy, upload
+from gpu_bgstat.backends.cuda import TO_HOST, Block, cuda_errors, cupy
 from gpu_bgstat.backends.memory import size_text
 from gpu_bgstat.backends.moments import Singles
-from gpu_bgstat.backends.placement import LANES, LINE_BYTES, MOST_RANKS, Share
+from gpu_bgstat.backends.operations import Chosen, Engine, Memory, Operation, Reduction
+from gpu_bgstat.backends.placement import LANES, MOST_RANKS, Share
 from gpu_bgstat.backends.residence import DeviceRing, FileRing, PinnedRing, Residence
 from gpu_bgstat.backends.scratch import Scratch
 from gpu_bgstat.errors import DeviceError
 from gpu_bgstat.frames import Image
 
 _LOG = logging.getLogger("gpu_bgstat")
-Targets = tuple[Singles, Image]  # variance (V,) and ranks (R, V) on the host
-
-
-class Engine(Protocol):
-    """How a chunk is reduced: `kernels.Kernels` or `plain.Plain`."""
-
-    most_ranks: int
-
-    def launch(
-        self,
-        samples: tuple[int, int],
-        shape: tuple[int, int],
-        ranks: tuple[int, Sequence[int]],
-        results: tuple[int, int],
-    ) -> None:
-        """Queues variance and ranks of one chunk on the current stream."""
 
 
 class _Lane:
-    """One stream and the memory for one chunk's results: variance (V,), then ranks (R, V)."""
+    """One stream, and the memory for one chunk: tables and what the operation needs besides, and results."""
 
     def __init__(self, share: Share, own: Callable[[Block], Block]) -> None:
-        self._itemsize = share.itemsize
         self.stream = cupy().cuda.Stream(non_blocking=True)
-        self._ranks = own(Block(4 * MOST_RANKS, share.device))
-        self._device = own(Block(share.result_bytes, share.device))
+        sizes = share.table_bytes, share.work_bytes, share.result_bytes
+        self._memory = Memory(*(own(Block(size, share.device)).address for size in sizes))
         self._pinned = own(Block(share.result_bytes, None))
         self._bytes = self._pinned.bytes()
-        self._pending: tuple[Singles, Image] | None = None
+        self._pending: tuple[Operation, range, int] | None = None
 
-    def aim(self, ranks: Sequence[int]) -> None:
-        """Uploads the ranks that the next chunks are reduced to."""
-        if ranks:
-            with self.stream:
-                upload(self._ranks.address, np.array(ranks, np.uint32))
+    def aim(self, operation: Operation) -> None:
+        """Uploads the tables that the next chunks are reduced with."""
+        with self.stream:
+            operation.prepare(self._memory)
 
-    def submit(self, engine: Engine, fed: tuple[int, int], count: int, ranks: Sequence[int], targets: Targets) -> None:
-        """Queues the reduction of what was fed; `collect` will fill the targets."""
-        values, at = targets[0].size, self._device.address
-        engine.launch(fed, (count, values), (self._ranks.address, ranks), (at, at + 4 * values))
-        size = values * (4 + len(ranks) * self._itemsize)
-        cupy().cuda.runtime.memcpyAsync(self._pinned.address, at, size, TO_HOST, self.stream.ptr)
-        self._pending = targets
+    def submit(self, engine: Engine, operation: Operation, fed: tuple[int, int], values: range) -> None:
+        """Queues the reduction of what was fed, on its stream, which is the current one; `collect` will keep it."""
+        size = operation.queue(engine, self._memory, fed, values)
+        address = self._memory.results
+        cupy().cuda.runtime.memcpyAsync(self._pinned.address, address, size, TO_HOST, self.stream.ptr)
+        self._pending = operation, values, size
 
     def collect(self) -> None:
-        """Waits for what was submitted, and copies it to its targets."""
+        """Waits for what was submitted, and copies it to where it belongs."""
         if self._pending is None:
             return
         self.stream.synchronize()
-        variance, order = self._pending
+        operation, values, size = self._pending
         self._pending = None
-        np.copyto(variance, self._bytes[: variance.nbytes].view(np.float32))
-        np.copyto(order, self._bytes[variance.nbytes :][: order.nbytes].view(order.dtype).reshape(order.shape))
+        operation.keep(self._bytes[:size], values)
 
 
 class Part:
@@ -128,32 +106,30 @@ class Part:
         with self._doing("moving a sample"):
             self._residence.move(source, target)
 
-    def reduce(self, count: int, ranks: Sequence[int], targets: Targets, stopped: Event) -> None:
-        """Fills the targets, variance (V,) and ranks (R, V) of this part's values; ends early once it is stopped."""
+    def reduce(self, chosen: Chosen, ranks: Sequence[int], targets: tuple[Singles, Image], stopped: Event) -> None:
+        """Fills the targets, variance (V,) and ranks (R, V) of this part's values."""
         most = min(self._engine.most_ranks, MOST_RANKS)
-        with self._doing("reducing"):
-            for first in range(0, max(1, len(ranks)), most):
-                group = slice(first, first + most)
-                self._reduce(count, ranks[group], (targets[0], targets[1][group]), stopped)
+        for first in range(0, max(1, len(ranks)), most):
+            group = slice(first, first + most)
+            self.run(Reduction(chosen, ranks[group], targets[0], targets[1][group]), stopped)
 
-    def _reduce(self, count: int, ranks: Sequence[int], targets: Targets, stopped: Event) -> None:
-        share, (variance, order) = self._share, targets
-        fitting = share.result_bytes // (4 + len(ranks) * share.itemsize) // LINE_BYTES * LINE_BYTES
-        chunk = min(share.chunk_values, fitting)
-        for lane in self._lanes:
-            lane.aim(ranks)
-        for turn, start in enumerate(range(0, share.values, chunk)):
-            lane = self._lanes[turn % LANES]
-            values = range(start, min(start + chunk, share.values))
-            lane.collect()
-            if stopped.is_set():
-                return
-            part = slice(values.start, values.stop)
-            with lane.stream:
-                fed = self._residence.feed(turn % LANES, count, values)
-                lane.submit(self._engine, fed, count, ranks, (variance[part], order[:, part]))
-        for lane in self._lanes:
-            lane.collect()
+    def run(self, operation: Operation, stopped: Event) -> None:
+        """Does an operation for all values of this part; ends early once it is stopped."""
+        share, chunk = self._share, operation.most
+        with self._doing("reducing"):
+            for lane in self._lanes:
+                lane.aim(operation)
+            for turn, start in enumerate(range(0, share.values, chunk)):
+                lane = self._lanes[turn % LANES]
+                values = range(start, min(start + chunk, share.values))
+                lane.collect()
+                if stopped.is_set():
+                    return
+                with lane.stream:
+                    fed = self._residence.feed(turn % LANES, operation.fed, values)
+                    lane.submit(self._engine, operation, fed, values)
+            for lane in self._lanes:
+                lane.collect()
 
     def close(self) -> None:
         """Waits for what is under way and gives all memory back."""

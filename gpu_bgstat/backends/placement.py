@@ -25,6 +25,7 @@ from gpu_bgstat.frames import FrameSpec
 LINE_BYTES = 128  # rows of a ring begin at multiples of this: a block of the kernels reads one line of each
 STAGING = 3  # pinned frames on their way to a device
 LANES = 2  # chunks that are reduced side by side
+LEAST_PATCH = 4  # pixels, the side of a patch
 MOST_RANKS = 512  # order statistics of one pass; the least results' memory holds so many of one line of values
 
 _RANKS = 2  # the results' memory is sized for so many; for more ranks the chunks get smaller
@@ -32,6 +33,7 @@ _CHUNKS = 8  # at least, so that downloads go beside reductions; but not of fewe
 _LEAST_CHUNK = 1 << 17
 _LEAST_RESULT_BYTES = 1 << 18
 _MOST_RESULT_BYTES = 1 << 26
+_MOST_WORK_BYTES = 1 << 25  # keys and masks of one lane; more only where one line of values needs more
 _MOST_SLAB_BYTES = 1 << 29  # of all lanes; larger slabs would be no faster
 _SLAB_PARTS = (4, 16, 64)  # a slab has one part in so many of the ring, and of the free memory; tried in turn
 _HEADROOM = 16  # one part in so many of the free memory is left to others
@@ -46,7 +48,8 @@ class Share:
 
     device        its number
     rows          of the frame
-    values        in these rows; the kernels know nothing of rows and columns
+    values        in these rows
+    width         pixels of a row
     home          where the ring lies: "device"; "pinned" memory or a "file", and slabs of `chunk_values` go through
     chunk_values  values that are reduced at a time, a multiple of LINE_BYTES
     """
@@ -54,6 +57,7 @@ class Share:
     device: int
     rows: range
     values: int
+    width: int
     itemsize: int
     slots: int
     home: Home
@@ -78,8 +82,43 @@ class Share:
         return max(_LEAST_RESULT_BYTES, self.chunk_values * (4 + _RANKS * self.itemsize))
 
     @property
+    def row_values(self) -> int:
+        return self.values // len(self.rows)
+
+    @property
+    def channels(self) -> int:
+        return self.row_values // self.width
+
+    @property
+    def first(self) -> int:
+        """The number of the share's first value in the frame."""
+        return self.rows.start * self.row_values
+
+    @property
+    def table_bytes(self) -> int:
+        """Ranks, numbers of rows, and gains and offsets of a lane; each begins at a whole line."""
+        return 4 * MOST_RANKS + whole_lines(4 * self.slots) + 2 * 8 * self.channels * self.slots
+
+    @property
+    def work_bytes(self) -> int:
+        """Keys and mask of a lane for the patches of one chunk, or of some part of it; or one chunk of an image."""
+        least, most = (self._patch_bytes(values) for values in (LINE_BYTES, self.chunk_values))
+        return max(least, min(most, _MOST_WORK_BYTES))
+
+    def _patch_bytes(self, values: int) -> int:
+        """For so many values, beginning anywhere, with the smallest patches: they reach into so many rows of them."""
+        rows = (values - 1) // self.row_values // LEAST_PATCH + 2
+        return rows * -(-self.width // LEAST_PATCH) * patch_bytes(self.slots)
+
+    def values_for(self, side: int, count: int) -> int:
+        """How many values may be reduced at a time where keys and masks of patches are needed."""
+        rows = self.work_bytes // (-(-self.width // side) * patch_bytes(count))
+        most = min(self.chunk_values, (rows - 1) * side * self.row_values)
+        return max(LINE_BYTES, most // LINE_BYTES * LINE_BYTES)
+
+    @property
     def device_bytes(self) -> int:
-        lanes = LANES * (self.result_bytes + 4 * MOST_RANKS)
+        lanes = LANES * (self.result_bytes + self.table_bytes + self.work_bytes)
         return lanes + (self.ring_bytes if self.home == "device" else LANES * self.slab_bytes)
 
     @property
@@ -171,10 +210,20 @@ def _shares(
             most = min(most, values // slab_part, slab_bytes // (slots * itemsize))
         chunk = max(1, most // LINE_BYTES) * LINE_BYTES if most < values else whole_lines(values)
         if values:
-            shares.append(Share(device, range(start, end), values, itemsize, slots, home, chunk))
+            shares.append(Share(device, range(start, end), values, spec.width, itemsize, slots, home, chunk))
     return tuple(shares)
 
 
 def whole_lines(size: int) -> int:
     """`size`, rounded up to whole lines."""
     return math.ceil(size / LINE_BYTES) * LINE_BYTES
+
+
+def mask_words(count: int, warps: int) -> int:
+    """Words of a mask over so many samples, for a kernel of so many warps."""
+    return warps * math.ceil(count / (32 * warps))
+
+
+def patch_bytes(count: int) -> int:
+    """Keys, count and mask of one patch, at most: no kernel that reads a mask has more than 32 warps."""
+    return 4 * (count + 1 + mask_words(count, 32))

@@ -1,7 +1,7 @@
 """The reductions in CuPy's array operations alone: the reference on the device, and what runs without our kernels.
 
 Each order statistic is bisected: count the samples that are >= a probe, move the probe, once for each bit. A tile of
-values is reduced at a time, so that nothing is widened or sorted whole. Reads each sample 8 or 16 times for each rank.
+values is reduced at a time. Reads each sample 8 or 16 times for each rank.
 """
 
 from __future__ import annotations
@@ -12,16 +12,24 @@ from typing import Any
 
 import numpy as np
 
+from gpu_bgstat.backends import dense
 from gpu_bgstat.backends.cuda import cuda_errors, cupy
+from gpu_bgstat.backends.device_tiles import at, own_pool, tiles
 from gpu_bgstat.backends.kernels import compiling
 from gpu_bgstat.backends.moments import beside_middle, near_middle
+from gpu_bgstat.backends.reading import AS_THEY_ARE, Patches, Reading
 from gpu_bgstat.config import MAX_SAMPLES_LIMIT
 
-_TILE_BYTES = 1 << 24  # of samples; eight times as much while they are squared
+_KEYS_AT_ONCE = 1 << 20  # of 8 bytes, and some arrays like that
+_SLOT_BITS = 16
+_KEY_BITS = 32 + _SLOT_BITS  # a key and, below it, its slot, so that no two are equal
 
 
 class Plain:
-    """Reduces samples of one type on one device with CuPy alone. Same calls as `Kernels`."""
+    """Reduces samples of one type on one device with CuPy alone. Same calls as `Kernels`.
+
+    Each call waits for its result, and needs some tiles of memory meanwhile.
+    """
 
     most_ranks = MAX_SAMPLES_LIMIT
 
@@ -30,8 +38,14 @@ class Plain:
         self._device, self._dtype = device, dtype
         cp = cupy()
         where = f"gpu:{device}, CuPy's operations"
-        with cuda_errors(where), cp.cuda.Device(device), compiling(where), _own_pool():
-            _order_statistic(cp.zeros((2, 1), dtype), 0)
+        with cuda_errors(where), cp.cuda.Device(device), compiling(where), own_pool():
+            _reached(cp.zeros((2, 1), dtype), 2)
+
+    @contextmanager
+    def _reducing(self) -> Iterator[None]:
+        with cuda_errors(f"gpu:{self._device}, reducing"), own_pool():
+            yield
+            cupy().cuda.get_current_stream().synchronize()
 
     def launch(
         self,
@@ -39,43 +53,53 @@ class Plain:
         shape: tuple[int, int],
         ranks: tuple[int, Sequence[int]],
         results: tuple[int, int],
+        reading: Reading = AS_THEY_ARE,
     ) -> None:
-        """As `Kernels.launch`, but waits for the result, and needs some tiles of memory meanwhile."""
-        cp = cupy()
-        (address, pitch), (count, values) = samples, shape
-        variance = _at(results[0], (values,), np.float32)
-        order = _at(results[1], (len(ranks[1]), values), self._dtype)
-        # Its arrays take ten times a tile; a plan leaves a sixteenth of the memory alone, so that this much is free.
-        tile_bytes = min(_TILE_BYTES, cp.cuda.runtime.memGetInfo()[0] // 32)
-        width = max(1, tile_bytes // (count * self._dtype.itemsize))
-        with cuda_errors(f"gpu:{self._device}, reducing"), _own_pool():
-            for start in range(0, values, width):
-                part = slice(start, min(start + width, values))
-                at = address + start * self._dtype.itemsize
-                tile = _at(at, (count, part.stop - start), self._dtype, (pitch, self._dtype.itemsize))
+        count, values = shape
+        variance = at(results[0], (values,), np.float32)
+        order = at(results[1], (len(ranks[1]), values), self._dtype)
+        with self._reducing():
+            for part, tile in tiles(samples, shape, self._dtype, reading):
                 variance[part] = _variance(tile)
                 for row, rank in enumerate(ranks[1]):
-                    order[row, part] = _order_statistic(tile, rank)
-            cp.cuda.get_current_stream().synchronize()
+                    order[row, part] = _reached(tile, count - rank)
 
+    def middles(
+        self, samples: tuple[int, int], shape: tuple[int, int], patches: Patches, result: int, reading: Reading
+    ) -> None:
+        cp = cupy()
+        order = at(result, (2, shape[1]), self._dtype)
+        with self._reducing():
+            numbers = at(patches.counts, (patches.total,), np.uint32).astype(np.int64)
+            counting = _counted(at(patches.keys, (shape[0], patches.total), np.uint32), numbers)
+            for part, tile in tiles(samples, shape, self._dtype, reading, parts=2):
+                pixel = (cp.arange(part.start, part.stop) + reading.first) // reading.channels
+                line, column = pixel // patches.width, pixel % patches.width
+                patch = (line // patches.side - patches.top) * patches.columns + column // patches.side
+                number, mask = numbers[patch], counting[:, patch]
+                for row, rank in enumerate(((number - 1) // 2, number // 2)):
+                    order[row, part] = cp.where(number > 0, _reached(tile, number - rank, mask), 0)
 
-@contextmanager
-def _own_pool() -> Iterator[None]:
-    """Arrays made inside take their memory from a pool that ends with the block."""
-    pool = cupy().cuda.MemoryPool()
-    try:
-        with cupy().cuda.using_allocator(pool.malloc):
-            yield
-    finally:
-        pool.free_all_blocks()
+    def support(
+        self,
+        samples: tuple[int, int],
+        shape: tuple[int, int],
+        image: tuple[int, int],
+        result: int,
+        reading: Reading,
+    ) -> None:
+        cp = cupy()
+        out = at(result, (shape[1],), np.uint16)
+        with self._reducing():
+            center = at(image[0], (shape[1],), self._dtype).astype(np.int32)
+            for part, tile in tiles(samples, shape, self._dtype, reading):
+                out[part] = (cp.abs(tile.astype(np.int32) - center[part]) <= image[1]).sum(axis=0, dtype=np.uint16)
 
-
-def _at(address: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, int] | None = None) -> Any:
-    """Memory that others own, as an array."""
-    cp = cupy()
-    size = shape[0] * strides[0] if strides else int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = cp.cuda.UnownedMemory(address, size, None)
-    return cp.ndarray(shape, dtype, cp.cuda.MemoryPointer(memory, 0), strides)
+    def modes(self, samples: tuple[int, int], shape: tuple[int, int], span: int, result: int, reading: Reading) -> None:
+        out = at(result, (shape[1],), self._dtype)
+        with self._reducing():
+            for part, tile in tiles(samples, shape, self._dtype, reading, dense.MODE_PARTS):
+                out[part] = dense.modes(tile, span)
 
 
 def _variance(tile: Any) -> Any:
@@ -89,13 +113,28 @@ def _variance(tile: Any) -> Any:
     return cp.where(near_middle(quotient), beside, quotient).astype(np.float32)
 
 
-def _order_statistic(tile: Any, rank: int) -> Any:
-    """The largest v that at least T - rank samples reach, found bit by bit."""
+def _reached(tile: Any, need: Any, counting: Any = None, bits: int | None = None) -> Any:
+    """The largest v that at least `need` of the samples (T, V) reach, found bit by bit; `counting` says of which."""
     cp = cupy()
-    need = len(tile) - rank
     found = cp.zeros(tile.shape[1], tile.dtype)
-    for bit in reversed(range(8 * tile.itemsize)):
+    for bit in reversed(range(8 * tile.itemsize if bits is None else bits)):
         probe = found | tile.dtype.type(1 << bit)
-        reached = (tile >= probe).sum(axis=0, dtype=np.uint32) >= need
+        hits = tile >= probe
+        reached = (hits if counting is None else hits & counting).sum(axis=0, dtype=np.uint32) >= need
         found = cp.where(reached, probe, found)
     return found
+
+
+def _counted(keys: Any, numbers: Any) -> Any:
+    """Which samples count (T, P), from keys (T, P) and how many: as `cpu.counted`. Some patches at a time."""
+    cp = cupy()
+    count, total = keys.shape
+    out = cp.empty(keys.shape, np.bool_)
+    slots = cp.arange(count, dtype=np.uint64)[:, None]
+    width = max(1, _KEYS_AT_ONCE // count)
+    for start in range(0, total, width):
+        part = slice(start, start + width)
+        whole = keys[:, part].astype(np.uint64) << np.uint64(_SLOT_BITS) | slots
+        last = _reached(whole, count + 1 - numbers[part], bits=_KEY_BITS)
+        out[:, part] = (whole <= last) & (numbers[part] > 0)
+    return out

@@ -11,7 +11,7 @@ from gpu_bgstat.frames import Background
 from gpu_bgstat.outputs import drafts
 from gpu_bgstat.outputs.arrays import variance_npy
 from gpu_bgstat.outputs.page import report_html
-from gpu_bgstat.outputs.pictures import background_png, heatmap_png, stable_png
+from gpu_bgstat.outputs.pictures import background_png, choice_png, confidence_png, heatmap_png, stable_png
 from gpu_bgstat.outputs.report import report_json
 
 REPORT = "report.json"
@@ -19,6 +19,8 @@ OUTPUTS: dict[str, Callable[[Background], bytes]] = {
     "background_est.png": background_png,
     "background_var.png": heatmap_png,
     "stable_mask.png": stable_png,
+    "confidence.png": confidence_png,
+    "choice.png": choice_png,
     "variance.npy": variance_npy,
     "report.html": report_html,
     REPORT: report_json,  # the last: it has the sums of the others

@@ -15,6 +15,17 @@ from gpu_bgstat.frames import Background, Image, Sample
 from gpu_bgstat.outputs.pictures import colored, encode, preview
 from gpu_bgstat.outputs.report import report
 
+_FILLED = {
+    "global": "show one colour",
+    "mode": "show what they show most often",
+    "inpaint": "are painted from those around",
+}
+_MADE = {
+    "median": "the median of {} samples",
+    "still": "of {} samples, in each place the median of those in which nothing moves there",
+    "mode": "the densest value of {} samples",
+    "auto": "of {} samples, in each place the median of those that show it empty and still",
+}
 _TEMPLATE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
 
 
@@ -33,16 +44,29 @@ def report_html(background: Background) -> bytes:
         background=_data_uri(".jpg", background.background),
         heatmap=_data_uri(".jpg", colored(background.heatmap)),
         stable=_data_uri(".png", stable),
+        confidence=_data_uri(".png", background.confidence),
+        choice=_data_uri(".png", background.choice * np.uint8(127)),
+        choice_note=escape(_choices(facts["choice"])),
         made_how=escape(_made_how(background)),
         variance_note=escape(f"Median variance {float(np.median(background.variance)):.3g} squared grey levels."),
         stable_share=escape(f"{100 * facts['stable_share']:.1f} %"),
-        threshold=escape(f"{background.config.threshold:g}"),
+        tolerance=escape(str(background.noise.tolerance)),
+        threshold=" / ".join(dict.fromkeys(f"{threshold:.3g}" for threshold in background.thresholds)),
         plot=brightness_plot(background.samples),
         figures=_rows(_figures(facts)),
         run=_rows(_run(facts["run"])),
         settings=_rows({name: _plain(value) for name, value in facts["config"].items()}),
     )
     return page.encode(errors="replace")  # a file name may hold bytes that are no UTF-8
+
+
+def _choices(shares: Mapping[str, float]) -> str:
+    if shares["own"] == 1:
+        return "Black: nowhere was there a choice between two states of the place."
+    return (
+        f"Where a place was in two states for long: grey, {100 * shares['common']:.2f} % of the pixels, shows the one that "
+        f"lasted longer; white, {100 * shares['rare']:.2f} %, the other one, because what left it was alive."
+    )
 
 
 def _lead(facts: Mapping[str, Any]) -> str:
@@ -54,8 +78,9 @@ def _lead(facts: Mapping[str, Any]) -> str:
 
 
 def _made_how(background: Background) -> str:
-    text = f"the median of {len(background.samples)} samples"
-    return text if background.config.fill == "median" else f"{text}; unstable pixels show one colour (fill=global)"
+    text = _MADE[background.config.method].format(len(background.samples))
+    fill = background.config.fill
+    return f"{text}; unstable pixels {_FILLED[fill]} (fill={fill})" if fill in _FILLED else text
 
 
 def _figures(facts: Mapping[str, Any]) -> dict[str, str]:

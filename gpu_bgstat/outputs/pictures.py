@@ -24,6 +24,16 @@ def stable_png(background: Background) -> bytes:
     return encode(".png", background.stable.astype(np.uint8) * 255)
 
 
+def confidence_png(background: Background) -> bytes:
+    """8-bit grey: white where all samples agree with the background."""
+    return encode(".png", background.confidence)
+
+
+def choice_png(background: Background) -> bytes:
+    """8-bit grey: 0 where the method's own median is shown, 127 the commoner of two states, 255 the rarer one."""
+    return encode(".png", (background.choice.astype(np.uint16) * 255 // 2).astype(np.uint8))
+
+
 def preview(image: Image, side: int = 1280) -> Image:
     """8 bit, no side longer than `side` pixels; 16-bit images are stretched from their darkest to brightest value."""
     if image.dtype == np.uint16:

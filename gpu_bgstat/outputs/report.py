@@ -18,6 +18,7 @@ from gpu_bgstat.config import MEANS
 from gpu_bgstat.frames import Background
 from gpu_bgstat.version import __version__
 
+CHOICES = ("own", "common", "rare")  # what a map of choices holds
 PAGE = "report.html"  # shows what stands under `run`, so its sum stands there, too
 
 
@@ -47,7 +48,16 @@ def report(background: Background, sums: Mapping[str, str] | None = None) -> dic
             "channels": 1 if image.ndim == 2 else image.shape[2],
             "bits": image.dtype.itemsize * 8,
         },
+        "noise": {
+            "variances": list(background.noise.variances),
+            "thresholds": list(background.noise.thresholds),
+            "tolerance": background.noise.tolerance,
+            "width": background.noise.width,
+        },
+        "thresholds": list(background.thresholds),
         "stable_share": float(background.stable.mean()),
+        "choice": {name: round(float((background.choice == value).mean()), 6) for value, name in enumerate(CHOICES)},
+        "confidence_mean": float(background.confidence.mean() / 255),
         "sample_bytes": run.sample_bytes,
         "warnings": list(run.warnings),
         "config": background.config.model_dump(mode="json", exclude=set(MEANS)),

@@ -84,6 +84,16 @@ class ImageSource(Source):
                 yield Frame(index, None, pixels)
 
 
+def read_picture(path: Path) -> Image:
+    """One picture, as it would be a frame; raises SourceError if it cannot be read whole."""
+    if not path.is_file():
+        raise SourceError(f"{path} is no file: give a picture")
+    pixels = _load(path)
+    if pixels is None:
+        raise SourceError(f"{path} cannot be read as a picture{_claim(path)}: give a whole PNG, TIFF or JPEG file")
+    return pixels
+
+
 def _load(path: Path) -> Image | None:
     """BGR or grey, 8 or 16 bit, turned as its EXIF says; None if OpenCV cannot read all of it."""
     try:
