@@ -60,6 +60,7 @@ def _setting_options(command: Command) -> Command:
         click.option("--depth", type=click.Choice(["8", "16"]), help=_help("depth")),
         click.option("--method", type=click.Choice(["median", "still", "mode", "auto"]), help=_help("method")),
         click.option("--lag-s", type=float, metavar="SECONDS", help=_help("lag_s")),
+        click.option("--light", type=click.Choice(["off", "gain", "regimes"]), help=_help("light")),
         click.option("--threshold", metavar="V|auto", help=_help("threshold")),
         click.option("--fill", type=click.Choice(["median", "global", "mode", "inpaint"]), help=_help("fill")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),

@@ -161,6 +161,11 @@ class Config(BaseModel):
         allow_inf_nan=False,
         description="seconds between a sample and the frame that tells what moves in it (still and auto)",
     )
+    light: Literal["off", "gain", "regimes"] = Field(
+        "off",
+        description="what is done about light that changes: nothing, each sample is brought to the light of most by a "
+        "gain and an offset, or each light gets its own background",
+    )
     threshold: Annotated[float | Literal["auto"], BeforeValidator(_threshold)] = Field(
         4.0,
         description="squared grey levels: a pixel is stable if no channel varies more (compared as float32); "
@@ -231,6 +236,8 @@ class Config(BaseModel):
             x, y, width, height = self.roi
             if min(x, y) < 0 or min(width, height) < 1:
                 raise ValueError(f"roi={x},{y},{width},{height} is no rectangle: X,Y from 0, W,H from 1")
+        if self.light == "regimes" and "mode" in (self.method, self.fill):
+            raise ValueError("light=regimes goes with neither method=mode nor fill=mode: take another one")
         if self.end is not None and self.duration is not None:
             raise ValueError("end and duration exclude each other: give one of them")
         if isinstance(self.start, str) and self.duration is not None:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from io import FileIO
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,13 +15,14 @@ import cv2
 
 from gpu_bgstat import backends
 from gpu_bgstat.backends.room import Room, default_limit
+from gpu_bgstat.by_light import needs_thumbnails, parted
 from gpu_bgstat.coarse import CoarseView
 from gpu_bgstat.config import Config
 from gpu_bgstat.conform import Conformer
 from gpu_bgstat.errors import BgstatError, TooFewSamplesError
 from gpu_bgstat.finalize import finalize
-from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Run, Sample
-from gpu_bgstat.methods import COARSE, METHODS
+from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Regime, Run, Sample
+from gpu_bgstat.methods import METHODS
 from gpu_bgstat.oddities import Look, Watch
 from gpu_bgstat.ring import Ring
 from gpu_bgstat.schedule import Planned, Running
@@ -77,7 +79,7 @@ class BackgroundEstimator:
             slots = max(1, len(self._plan.samples))
         self._conform = conform
         self._watch = Watch(slots)
-        if self.config.method in COARSE:
+        if needs_thumbnails(self.config):
             self._coarse = CoarseView(conform.spec, slots, self._plan.between)
         self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, self._kept))
 
@@ -202,20 +204,39 @@ class BackgroundEstimator:
             )
         started = time.perf_counter()
         coarse = self._coarse.of(self._ring.slots) if self._coarse is not None else None
-        found = METHODS[self.config.method](self._ring, coarse)
+        by_light, method = parted(self._ring, coarse, self.config), METHODS[self.config.method]
+        founds = [method(*part) for part in by_light.parts]
         reduced_at = time.perf_counter()
-        final = finalize(found.background, found.variance, self.config, self._ring)
+        finals = [
+            finalize(found.background, found.variance, self.config, part)
+            for found, (part, _) in zip(founds, by_light.parts, strict=True)
+        ]
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
+        members = [
+            tuple(sorted((self._ring.slots[slot] for slot in some), key=attrgetter("index"))) for some in by_light.slots
+        ]
+        regimes = [
+            Regime(final.background, final.variance, final.heatmap, some)
+            for final, some in zip(finals, members, strict=True)
+        ]
         run = Run(
             device=self._ring.device,
             frames_seen=self._seen,
             resized=self._watch.resized(self._ring.samples),
             sample_bytes=count * self._conform.spec.bytes,
-            warnings=(*self.warnings, *self._oddities()),
+            warnings=(*self.warnings, *self._oddities(), *by_light.warnings),
             notes=tuple(self.notes),
             timings_s=timings,
         )
-        return Background(**vars(final), samples=self._ring.samples, config=self.config, run=run, choice=found.choice)
+        return Background(
+            **vars(finals[0]),
+            samples=self._ring.samples,
+            config=self.config,
+            run=run,
+            choice=founds[0].choice,
+            regimes=tuple(regimes) if by_light.spans else (),
+            spans=by_light.spans,
+        )
 
     def _oddities(self) -> list[str]:
         assert self._conform is not None and self._ring is not None

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from gpu_bgstat.arena import Arena
 from gpu_bgstat.backends import cpu
 from gpu_bgstat.light import gain
-from gpu_bgstat.light.regimes import MOST, regimes, spans
+from gpu_bgstat.light.regimes import MOST, regimes, stretches
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PATCH = 8
@@ -202,7 +202,7 @@ def scene(count: int, light: Callable[[int, Array], Array], seed: int = 0, aslee
     for t in range(count):
         out[t] = light(t, empty.copy())
         for animal in range(2):
-            y, x = rng.integers(0, 12), rng.integers(0, 17)
+            y, x = int(rng.integers(0, 12)), int(rng.integers(0, 17))
             if asleep and animal == 0:
                 y, x = (2, 2) if t // 40 % 2 else (9, 12)
             out[t, y : y + 3, x : x + 3] = 30
@@ -212,7 +212,7 @@ def scene(count: int, light: Callable[[int, Array], Array], seed: int = 0, aslee
 
 def labels(found: Array) -> list[tuple[int, int]]:
     """(regime, samples) of each stretch"""
-    return [(span.regime, span.last - span.first + 1) for span in spans(found)]
+    return [(stretch.regime, stretch.last - stretch.first + 1) for stretch in stretches(found)]
 
 
 @pytest.mark.parametrize("count", [30, 100, 600])
@@ -319,4 +319,6 @@ def test_any_thumbnails_give_regimes_by_size(small: Array) -> None:
     sizes = np.bincount(found)[1:]
     assert len(found) == len(small) and len(sizes) <= MOST
     assert (sizes > 0).all() and (np.diff(sizes) <= 0).all()
-    assert [t for span in spans(found) for t in [span.regime] * (span.last - span.first + 1)] == found.tolist()
+    assert [
+        t for stretch in stretches(found) for t in [stretch.regime] * (stretch.last - stretch.first + 1)
+    ] == found.tolist()

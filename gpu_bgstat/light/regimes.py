@@ -187,7 +187,7 @@ def _near(values: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.int
 
 
 @dataclass(frozen=True)
-class Span:
+class Stretch:
     """A stretch of the recording with one regime: positions in the list of samples, the last included."""
 
     regime: int
@@ -195,8 +195,8 @@ class Span:
     last: int
 
 
-def spans(found: Sequence[int] | NDArray[np.int64]) -> list[Span]:
+def stretches(found: Sequence[int] | NDArray[np.int64]) -> list[Stretch]:
     """Stretches of consecutive samples of the same regime; samples in order of time."""
     labels = np.asarray(found)
     edges = [0, *(np.flatnonzero(labels[1:] != labels[:-1]) + 1).tolist(), len(labels)]
-    return [Span(int(labels[a]), a, b - 1) for a, b in pairwise(edges) if a < b]
+    return [Stretch(int(labels[a]), a, b - 1) for a, b in pairwise(edges) if a < b]
