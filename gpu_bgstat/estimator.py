@@ -25,7 +25,7 @@ from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Regime, Run, 
 from gpu_bgstat.methods import METHODS
 from gpu_bgstat.oddities import Look, Watch
 from gpu_bgstat.ring import Ring
-from gpu_bgstat.schedule import Planned, Running
+from gpu_bgstat.schedule import Planned, Running, needs_neighbours
 
 _LOG = logging.getLogger("gpu_bgstat")
 
@@ -177,7 +177,7 @@ class BackgroundEstimator:
     @property
     def awaiting(self) -> set[int]:
         """Samples whose neighbour has not come yet."""
-        return self._coarse.awaited() if self._coarse is not None else set()
+        return self._coarse.awaited() if self._coarse is not None and needs_neighbours(self.config) else set()
 
     @property
     def clipped(self) -> set[str]:

@@ -248,3 +248,25 @@ class Background:
         from gpu_bgstat.outputs import save  # the one arrow downwards: a convenience for users
 
         return save(self, Path(folder))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of the recording with a background of its own: frames [from_frame, to_frame).
+
+    number   from 1
+    from_s   seconds since the first frame, or None where the source knows no times; `to_s` too
+    samples  how many there are; fewer than two make no background
+    """
+
+    number: int
+    from_frame: int
+    to_frame: int
+    from_s: float | None
+    to_s: float | None
+    samples: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"window_{self.number:04}"
