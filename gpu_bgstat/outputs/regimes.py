@@ -33,7 +33,7 @@ def _heatmap(place: int, background: Background) -> bytes:
 
 
 def regimes_csv(background: Background) -> bytes:
-    """One row for each stretch with one light; 0 is a light of no regime. `to_s` and `to_frame` are the first behind."""
+    """One row for each stretch with one light; regime 0 is none. `to_s` and `to_frame` are the first behind it."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["from_s", "to_s", "from_frame", "to_frame", "regime", "samples"])
