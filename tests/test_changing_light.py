@@ -363,14 +363,14 @@ class Clocked(Source):
 def test_windows_of_a_live_source_go_by_its_clock(frames: Array) -> None:
     """From the first frame of the range on; a drop-out of more than a window leaves that one out."""
     times_s = [0.5 * number for number in range(40)] + [60 + 0.5 * number for number in range(40)]
-    config = Config(every=3, method="median", every_window="10s", start=4, end=75)
+    config = Config(every=3, method="median", every_window="10s", start=4, end=76)
     taken = all_windows(Clocked(frames, times_s), config)
     assert [(window.number, window.from_s, window.to_s) for window, _ in taken] == [
         (1, 4.0, 14.0),
         (2, 14.0, 24.0),
         (6, 54.0, 64.0),
         (7, 64.0, 74.0),
-        (8, 74.0, 74.5),
+        (8, 74.0, 75.5),
     ]
     for window, background in taken[:-1]:
         places = {"start": window.from_s, "end": window.to_s}
@@ -385,21 +385,18 @@ def test_windows_of_a_live_source_go_by_its_clock(frames: Array) -> None:
 def test_every_sample_lies_in_one_window(count: int, every: int, length: int, limit: int) -> None:
     """Known length or not: windows are next to each other, and each has the samples of its own schedule."""
     stack = np.arange(count, dtype=np.uint8)[:, None, None].repeat(2, axis=1).repeat(3, axis=2)
-    config = Config(every=every, method="median", max_samples=limit, every_window=f"{length}f")
+    config = Config(every=every, method="median", max_samples=limit, every_window=f"{length}f", keep="recent")
     if min(count, length) // every < 2:
         return
     known = all_windows(stack, config)
     assert [(window.from_frame, window.to_frame) for window, _ in known] == [
         (begin, min(count, begin + length)) for begin in range(0, count, length)
     ]
-    for (window, background), (other, _) in zip(known, all_windows(iter(stack), config), strict=False):
+    for window, background in known:
         in_window = (window.to_frame - window.from_frame) // every
         assert window.samples == min(limit, in_window) and (background is None) == (window.samples < 2)
-        assert (other.number, other.from_frame, other.to_frame) == (
-            window.number,
-            window.from_frame,
-            window.to_frame,
-        )
+    met = [window for window, _ in known if window.samples]  # nobody waits for a frame that may never come
+    assert [window for window, _ in all_windows(iter(stack), config)] == met
 
 
 def test_a_window_with_one_sample_has_no_background(frames: Array, tmp_path: Path) -> None:
