@@ -245,10 +245,9 @@ class RunningWindows:
         first, stop = self._frames.get(number, (index, index))
         self._frames[number] = first, max(stop, index + 1)
         self._last_s = time_s
-        part = self._parts.get(number)
-        if part is None:
-            part = self._parts[number] = Running(self.config(number))
-        return part.due(index, time_s)
+        if number not in self._parts:
+            self._parts[number] = Running(self.config(number))
+        return self._parts[number].due(index, time_s)
 
     def over(self, index: int, time_s: float | None) -> bool:
         return self._whole.over(index, time_s)
@@ -270,7 +269,7 @@ class RunningWindows:
         return self._number(frame.index, frame.time_s)
 
     def part(self, number: int) -> Running:
-        for past in [other for other in self._parts if other < number]:
+        for past in [other for other in self._parts.copy() if other < number]:
             del self._parts[past]
         return self._parts[number]
 

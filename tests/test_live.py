@@ -324,6 +324,21 @@ def test_an_error_of_the_plan_comes_from_the_reading(hasty: None) -> None:
         assert not readers()
 
 
+def test_windows_of_a_camera(hasty: None) -> None:
+    """One connection; the reading thread asks the windows' schedules while the windows before are made."""
+    taken = []
+
+    def film(number: int) -> Iterable[bytes]:
+        return chain([jpeg_part(20)] * 20, [jpeg_part(120)] * 20, repeat(jpeg_part(220)))
+
+    with filming(film) as camera:
+        config = Config(every=2, end="55f", every_window="20f", method="median")
+        found = estimate_windows(camera.url, config, lambda window, background: taken.append((window, background)))
+        assert len(camera.asked) == 1
+    assert [(w.from_frame, w.to_frame, w.samples) for w in found.windows] == [(0, 20, 10), (20, 40, 10), (40, 55, 7)]
+    assert [round(float(background.background.mean())) for _, background in taken if background] == [20, 120, 220]
+
+
 def test_reading_twice_begins_anew(hasty: None) -> None:
     class Five(EveryFrame):
         def over(self, index: int, time_s: float | None) -> bool:
