@@ -14,7 +14,12 @@ FINALIZE, DECODE = "finalize", "decode"
 # stage of the cost -> stages of an estimate that it is the sum of
 _STAGES = {FINALIZE: ("reduce", "finalize"), DECODE: ("open", "read")}
 MOST = {FINALIZE: 2.0, DECODE: 1.3}  # times the plain median's that method="still" may take
-RECORDINGS = {"h264": "animals/dlc_openfield_m3v1mp4.mp4", "mpeg4": "animals/idtrackerai_test_A.avi"}
+# recording -> every: one of them long enough for the default
+RECORDINGS = {
+    "animals/tracktor_mouse_video.mp4": 100,  # H.264, 10,000 frames, a keyframe in 250
+    "animals/dlc_openfield_m3v1mp4.mp4": 10,  # H.264, 2330 frames
+    "animals/idtrackerai_test_A.avi": 10,  # MPEG-4, 501 frames, a keyframe in 5
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Cost:
 
 
 def in_turns(
-    path: Path, first: tuple[str, dict[str, Any]], second: tuple[str, dict[str, Any]], turns: int, every: int = 10
+    path: Path, first: tuple[str, dict[str, Any]], second: tuple[str, dict[str, Any]], turns: int, every: int
 ) -> list[Cost]:
     """Estimates with both settings by turns, after one of each that is not counted; `turns` 0 counts just that one.
 

@@ -74,7 +74,7 @@ def by_method(rows: Sequence[Row]) -> list[str]:
                     method,
                     _figure(age),
                     _figure(age / plain if age is not None and plain else None),
-                    f"{worst:+.2f} ({where})" if where else "–",
+                    f"{worst:+.2f} ({where})" if worst > 0 else "–",
                     _figure(mean_of(mine, lambda scores: 100 * scores.peps)),
                     _figure(mean_of(mine, lambda scores: 100 * scores.pceps)),
                     _figure(mean_of(mine, lambda scores: scores.psnr_db)),
@@ -103,10 +103,9 @@ def targets(rows: Sequence[Row], method: str = "default") -> list[tuple[str, flo
     age, plain = mean_age(rows, method), mean_age(rows, PLAIN)
     if age is None or not plain:
         return []
-    worst, where = worst_above(rows, method)
     return [
         (f"mean AGE of {method} / of the {PLAIN}", MOST_OF_MEDIAN, age / plain),
-        (f"AGE of {method} above that of the {PLAIN} where it is worst ({where})", MOST_WORSE, worst),
+        (f"AGE of {method} above that of the {PLAIN} where it is worst", MOST_WORSE, worst_above(rows, method)[0]),
     ]
 
 

@@ -220,8 +220,8 @@ class Background:
     noise       of the sensor alone, estimated from the variance
     thresholds  squared grey levels, one for each channel: `config.threshold`, or what `auto` found
     samples     in order of their index
-    choice      (H, W) uint8: 0 where the method's own value is shown; `auto` may show the state that lasts longer, 1, or
-                the other one, 2
+    choice      (H, W) uint8: 0 where the method's own value is shown; `auto` may show the state that lasts longer, 1,
+                or the other one, 2
     regimes     with light=regimes, the background in each light, the commonest first, whose background this is, too
     spans       with light=regimes, which of them holds when
     """

@@ -192,7 +192,7 @@ def test_only_chooses_films_and_methods(tmp_path: Path) -> None:
 
 
 def test_times_are_of_both_settings_in_turns(film: Path) -> None:
-    costs = quality_speed.in_turns(film, ("one", {}), ("other", {"fill": "global"}), turns=2)
+    costs = quality_speed.in_turns(film, ("one", {}), ("other", {"fill": "global"}), turns=2, every=10)
     assert [(cost.stage, cost.first, cost.second, cost.turns) for cost in costs] == [
         ("finalize", "one", "other", 2),
         ("decode", "one", "other", 2),

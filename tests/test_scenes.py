@@ -25,7 +25,7 @@ def watched(scene: Scene, numbers: list[int]) -> tuple[NDArray[np.float64], NDAr
     return total / np.maximum(seen, 1)[:, :, None], seen
 
 
-def shares(scene: Scene, step: int = 8) -> NDArray[np.float64]:
+def shares(scene: Scene, step: int = 11) -> NDArray[np.float64]:
     """(H, W): the share of the frames in which each pixel is covered."""
     covers: Any = [covered > 0.5 for _, covered in scene.rendered(range(step - 1, scene.count, step))]
     share: NDArray[np.float64] = np.mean(covers, axis=0)
@@ -35,19 +35,19 @@ def shares(scene: Scene, step: int = 8) -> NDArray[np.float64]:
 @pytest.mark.parametrize("name", SCENES)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_truth_is_the_mean_of_what_is_empty(name: str, seed: int) -> None:
-    """Within five standard errors of the noise at each pixel, and within 0.15 grey levels on the average.
+    """Within seven standard errors of the noise at each of 230,000 values, and within 0.15 grey levels on the average.
 
     Light that changes all the time is looked at around its middle (drift) or has the mean of its gains (flicker).
     """
     scene = SCENES[name].variant(seed)
-    numbers = [number for number in range(7, scene.count, 11) if scene.regime(number) == scene.main_regime]
+    numbers = [number for number in range(7, scene.count, 13) if scene.regime(number) == scene.main_regime]
     if scene.light == "drift":
         numbers = list(range(scene.count // 2 - 12, scene.count // 2 + 13))
     mean, seen = watched(scene, numbers)
     often = seen >= 8
     assert often.mean() > 0.4
     noise = 1.5 * scene.noise if scene.light == "day and night" else scene.noise
-    unsure = 5 * noise / np.sqrt(np.maximum(seen, 1)) + 0.5  # the truth is rounded
+    unsure = 7 * noise / np.sqrt(np.maximum(seen, 1)) + 0.5  # the truth is rounded
     if scene.light in ("drift", "flicker"):  # at a pixel, a change of light and what walks by do not quite cancel out
         unsure = unsure + 5
     off = mean - scene.truth.astype(np.float64)
@@ -75,7 +75,7 @@ def test_variants_are_other_instances(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SLEEPERS)
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_animals_sleep_as_long_as_is_said(name: str, seed: int) -> None:
     """There is a place for each animal that is covered so often, and nearly none that is so much oftener."""
     scene = SCENES[name].variant(seed)

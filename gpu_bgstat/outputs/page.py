@@ -64,8 +64,8 @@ def _choices(shares: Mapping[str, float]) -> str:
     if shares["own"] == 1:
         return "Black: nowhere was there a choice between two states of the place."
     return (
-        f"Where a place was in two states for long: grey, {100 * shares['common']:.2f} % of the pixels, shows the one that "
-        f"lasted longer; white, {100 * shares['rare']:.2f} %, the other one, because what left it was alive."
+        f"Where a place was in two states for long: grey, {100 * shares['common']:.2f} % of the pixels, shows the one "
+        f"that lasted longer; white, {100 * shares['rare']:.2f} %, the other one, because what left it was alive."
     )
 
 
