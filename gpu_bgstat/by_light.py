@@ -60,9 +60,9 @@ def _matched(ring: Ring, coarse: Coarse) -> Parted:
         return Parted([(Part(ring, light), lit)], [range(len(ring))])
     found = np.flatnonzero(match.matched)
     if len(found) < _LEAST:
-        told = f"{left_out} cannot be matched to the light of the others: all samples stay as they are (light=gain)"
+        told = f"light=gain leaves all samples as they are: {left_out} cannot be matched to the light of the others"
         return Parted([(Part(ring), coarse)], [range(len(ring))], warnings=(told,))
-    told = f"{left_out} cannot be matched to the light of the others, and are left out (light=gain)"
+    told = f"light=gain leaves out {left_out}: not to be matched to the light of the others"
     return Parted([(Part(ring, light, found.tolist()), _some(lit, found))], [found.tolist()], warnings=(told,))
 
 
@@ -77,7 +77,7 @@ def _divided(ring: Ring, coarse: Coarse) -> Parted:
         for some in slots
     ]
     left_out = _told(samples, labels == 0)
-    told = (f"{left_out} are in the light of no regime, and are left out (light=regimes)",) if left_out else ()
+    told = (f"light=regimes leaves out {left_out}: in the light of no regime",) if left_out else ()
     spans = _spans([samples[slot] for slot in order], labels[order])
     return Parted(parts, [some.tolist() for some in slots], spans, told)
 
@@ -106,7 +106,8 @@ def _told(samples: Sequence[Sample], which: NDArray[np.bool_]) -> str:
     order = sorted(range(len(samples)), key=lambda slot: samples[slot].index)
     flags = [bool(which[slot]) for slot in order]
     where = words_of([samples[slot] for slot in order])
-    return f"{sum(flags)} samples ({where(runs(flags))})" if any(flags) else ""
+    count = "1 sample" if sum(flags) == 1 else f"{sum(flags)} samples"
+    return f"{count} ({where(runs(flags))})" if any(flags) else ""
 
 
 def _some(coarse: Coarse, which: NDArray[np.int64]) -> Coarse:

@@ -22,6 +22,7 @@ from gpu_bgstat.conform import Conformer
 from gpu_bgstat.errors import BgstatError, TooFewSamplesError
 from gpu_bgstat.finalize import finalize
 from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Regime, Run, Sample
+from gpu_bgstat.light.regimes import MOST as MOST_REGIMES
 from gpu_bgstat.methods import METHODS
 from gpu_bgstat.oddities import Look, Watch
 from gpu_bgstat.ring import Ring
@@ -266,4 +267,5 @@ class BackgroundEstimator:
 def room_for(spec: FrameSpec, config: Config, kept: FileIO | None = None) -> Room:
     """What the host may give to a ring of samples of this spec; raises ConfigError if memory_limit is too little."""
     folder = Path(config.scratch) if config.scratch else None
-    return Room.within(default_limit(config.memory_limit), spec, folder, kept)
+    backgrounds = MOST_REGIMES if config.light == "regimes" else 1
+    return Room.within(default_limit(config.memory_limit), spec, folder, kept, backgrounds)
