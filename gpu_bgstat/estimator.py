@@ -14,9 +14,9 @@ from typing import Self
 import cv2
 
 from gpu_bgstat import backends
-from gpu_bgstat.backends.room import Room, default_limit
+from gpu_bgstat.backends.room import Room, default_limit, results_bytes
 from gpu_bgstat.by_light import needs_thumbnails, parted
-from gpu_bgstat.coarse import CoarseView
+from gpu_bgstat.coarse import CoarseView, coarse_bytes
 from gpu_bgstat.config import Config
 from gpu_bgstat.conform import Conformer
 from gpu_bgstat.errors import BgstatError, TooFewSamplesError
@@ -85,7 +85,7 @@ class BackgroundEstimator:
         if needs_thumbnails(self.config):
             self._coarse = CoarseView(conform.spec, slots, self._plan.between)
         self._stand = Stand(conform.spec) if self.config.shake else None
-        self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, self._kept))
+        self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, slots, self._kept))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -291,8 +291,9 @@ class BackgroundEstimator:
         self.close()
 
 
-def room_for(spec: FrameSpec, config: Config, kept: FileIO | None = None) -> Room:
-    """What the host may give to a ring of samples of this spec; raises ConfigError if memory_limit is too little."""
+def room_for(spec: FrameSpec, config: Config, slots: int, kept: FileIO | None = None) -> Room:
+    """What the host may give to a ring of `slots` samples of this spec; ConfigError if memory_limit is too little."""
     folder = Path(config.scratch) if config.scratch else None
-    backgrounds = MOST_REGIMES if config.light == "regimes" else 1
-    return Room.within(default_limit(config.memory_limit), spec, folder, kept, backgrounds)
+    more = MOST_REGIMES - 1 if config.light == "regimes" else 0
+    besides = more * results_bytes(spec) + (coarse_bytes(spec, slots) if needs_thumbnails(config) else 0)
+    return Room.within(default_limit(config.memory_limit), spec, folder, kept, besides)
