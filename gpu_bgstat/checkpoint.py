@@ -72,6 +72,7 @@ class Kept(_Record):
     index: int
     time_s: float | None
     brightness: float
+    shift: tuple[int, int] | None
     look: str
     coarse: str | None
 

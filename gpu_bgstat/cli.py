@@ -64,6 +64,7 @@ def _setting_options(command: Command) -> Command:
         click.option("--light", type=click.Choice(["off", "gain", "regimes"]), help=_help("light")),
         click.option("--threshold", metavar="V|auto", help=_help("threshold")),
         click.option("--fill", type=click.Choice(["median", "global", "mode", "inpaint"]), help=_help("fill")),
+        click.option("--shake", is_flag=True, default=None, help=_help("shake")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
         click.option("--reconnect", type=float, metavar="SECONDS", help=_help("reconnect")),
         click.option("--decode", type=click.Choice(["auto", "cpu", "nvdec"]), help=_help("decode")),

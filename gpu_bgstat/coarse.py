@@ -107,8 +107,9 @@ class CoarseView:
             scaled = np.rint(np.arange(self._top + 1) * gain).clip(0, self._top).astype(self._spec.dtype)
             neighbour = cv2.LUT(neighbour, scaled) if self._top == 255 else scaled[neighbour]
         difference = cv2.absdiff(sample, neighbour)
-        wide = np.minimum(difference, self._top // EIGHTHS) * self._spec.dtype.type(EIGHTHS)
-        return self._pooled(wide)
+        if self._top == 255:
+            return self._pooled(cv2.convertScaleAbs(difference, alpha=EIGHTHS))  # 255 is where it overflows
+        return self._pooled(np.minimum(difference, self._top // EIGHTHS) * np.uint16(EIGHTHS))
 
     def _gain(self, sample: Image, neighbour: Image) -> float:
         """By how much the sample's light is brighter: the middle ratio of two thumbnails in grey."""

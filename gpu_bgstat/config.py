@@ -189,8 +189,11 @@ class Config(BaseModel):
     )
     fill: Literal["median", "global", "mode", "inpaint"] = Field(
         "median",
-        description="what unstable pixels show: their own median, the median of all stable pixels, their own most "
-        "frequent value, or what the stable pixels around suggest",
+        description="what is filled in: nothing (median); all unstable pixels, with the median of the others (global); those "
+        "whose background hardly any sample shows, with their densest value (mode) or from around (inpaint)",
+    )
+    shake: bool = Field(
+        False, description="move each sample, by whole pixels, to where the first one was: for a camera that shakes"
     )
     gray: bool = Field(False, description="estimate in grey (COLOR_BGR2GRAY) instead of in colour")
     depth: Literal[8, 16] | None = Field(

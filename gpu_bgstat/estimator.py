@@ -27,6 +27,7 @@ from gpu_bgstat.methods import METHODS
 from gpu_bgstat.oddities import Look, Watch
 from gpu_bgstat.ring import Ring
 from gpu_bgstat.schedule import Planned, Running, needs_neighbours
+from gpu_bgstat.shake import Stand, account, told
 
 _LOG = logging.getLogger("gpu_bgstat")
 
@@ -58,6 +59,7 @@ class BackgroundEstimator:
         self._kept = kept
         self._watch = Watch()
         self._coarse: CoarseView | None = None
+        self._stand: Stand | None = None
         self._closed = False
         self._seen = 0
         self.frame_spec: FrameSpec | None = None  # of the recording's frames; known with the first one
@@ -82,6 +84,7 @@ class BackgroundEstimator:
         self._watch = Watch(slots)
         if needs_thumbnails(self.config):
             self._coarse = CoarseView(conform.spec, slots, self._plan.between)
+        self._stand = Stand(conform.spec) if self.config.shake else None
         self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, self._kept))
 
     def _check_open(self) -> None:
@@ -112,9 +115,16 @@ class BackgroundEstimator:
         assert self._ring is not None and self._conform is not None
         resized = self._conform.resized
         pixels = self._conform(frame.pixels)
-        if not self._plan.is_sample(frame.index):
-            if self._coarse is not None:
-                self._coarse.see(frame.index, pixels, self._plan.pairs(frame.index), sampled=False)
+        sampled, shift = self._plan.is_sample(frame.index), None
+        if self._stand is not None:
+            if not self._stand.begun and not sampled:
+                self._stand.early.append((frame.index, pixels))
+                return False
+            if not self._stand.begun:
+                self._begin(self._stand, pixels)
+            pixels, shift = self._stand(pixels)
+        if not sampled:
+            self._beside(frame.index, pixels)
             return False
         if self._ring.full and isinstance(self._plan, Running) and self.config.keep == "spread":
             self._plan.double()
@@ -128,11 +138,23 @@ class BackgroundEstimator:
         self._watch.see(frame.index, pixels, self._conform.resized > resized)
         if self._coarse is not None:
             self._coarse.see(frame.index, pixels, self._plan.pairs(frame.index), sampled=True)
-        if dropped := self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness)):
+        if dropped := self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness, shift)):
             self._watch.forget(dropped.index)
             if self._coarse is not None:
                 self._coarse.forget(dropped.index)
         return True
+
+    def _begin(self, stand: Stand, first: Image) -> None:
+        """The first sample has come: it is where all others are moved to, and the frames that waited are treated."""
+        stand.begin(first)
+        while stand.early:
+            index, pixels = stand.early.pop(0)
+            self._beside(index, stand(pixels)[0])
+
+    def _beside(self, index: int, pixels: Image) -> None:
+        """Takes a frame that only tells what moves in another one."""
+        if self._coarse is not None:
+            self._coarse.see(index, pixels, self._plan.pairs(index), sampled=False)
 
     def recall(
         self,
@@ -151,6 +173,9 @@ class BackgroundEstimator:
         self.setup(spec)
         assert self._ring is not None and self._conform is not None
         self._ring.recall(samples)
+        first = next((slot for slot, sample in enumerate(samples) if sample.shift is not None), None)
+        if self._stand is not None and first is not None:
+            self._stand.begin(self._ring.at(first))  # samples come in order
         for sample, look, text in zip(samples, looks, coarse, strict=True):
             self._watch.recall(sample.index, look)
             if self._coarse is not None:
@@ -209,7 +234,7 @@ class BackgroundEstimator:
         founds = [method(*part) for part in by_light.parts]
         reduced_at = time.perf_counter()
         finals = [
-            finalize(found.background, found.variance, self.config, part)
+            finalize(found.background, found.variance, self.config, part, found.choice)
             for found, (part, _) in zip(founds, by_light.parts, strict=True)
         ]
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
@@ -228,6 +253,7 @@ class BackgroundEstimator:
             warnings=(*self.warnings, *self._oddities(), *by_light.warnings),
             notes=tuple(self.notes),
             timings_s=timings,
+            shake=account(self._ring.samples) if self.config.shake else None,
         )
         return Background(
             **vars(finals[0]),
@@ -246,7 +272,8 @@ class BackgroundEstimator:
             f"frames of type {name} were clipped to the range of {dtype} and truncated"
             for name in sorted(self._conform.clipped)
         ]
-        return [*notes, *self._watch.told(self._ring.samples)]
+        shaken = told(self._ring.samples) if self.config.shake else []
+        return [*notes, *self._watch.told(self._ring.samples), *shaken]
 
     def close(self) -> None:
         """Gives the ring's memory back; the estimator cannot be used afterwards, and says so."""

@@ -133,6 +133,7 @@ class Sample:
     index: int
     time_s: float | None
     brightness: float
+    shift: tuple[int, int] | None = None  # pixels right and down of the first sample, undone; None: not registered
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class Run:
     notes: tuple[str, ...] = ()  # about this machine: elsewhere, they may not hold
     decoding: dict[str, Any] = field(default_factory=dict)  # which way the frames were got, and why
     timings_s: dict[str, float] = field(default_factory=dict)  # stage -> seconds
+    shake: dict[str, float | int] | None = None  # of registered samples: `largest_px`, and `unregistered` ones
     snapshot: bool = False  # taken while collecting went on: there will be more samples
 
 

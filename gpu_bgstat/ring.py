@@ -72,6 +72,11 @@ class Ring:
         self._samples = list(samples)
         self._again = {sample.index: slot for slot, sample in enumerate(samples)}
 
+    def at(self, slot: int) -> Image:
+        """The pixels in a slot of a live sample."""
+        pixels: Image = self._store.reduce(len(self._samples), [0], slots=[slot]).ranks[0]
+        return pixels
+
     @property
     def slots(self) -> tuple[Sample, ...]:
         """The live samples in order of their slots."""

@@ -214,7 +214,7 @@ def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
         else:
             notes = [_NO_KEYFRAMES]
     beside = neighbours(samples, timeline, range(first, stop), config) if needs_neighbours(config) else {}
-    return Planned(samples, stop, neighbours=beside, any_order=True, notes=notes)
+    return Planned(samples, stop, neighbours=beside, any_order=not config.shake, notes=notes)
 
 
 def needs_neighbours(config: Config) -> bool:
@@ -225,19 +225,21 @@ def needs_neighbours(config: Config) -> bool:
 def neighbours(samples: Sequence[int], timeline: Timeline, within: range, config: Config) -> dict[int, int]:
     """For each sample the frame `lag_s` before it, or else behind it; sample -> frame.
 
-        K......n..s.......      the frame before is decoded anyway, on the way from the keyframe K to the sample s
-        n...Ks..m.........      unless the keyframe lies between: then the one behind costs less
+    K......n..s.......K    the frame before is decoded anyway, on the way from the keyframe K to the sample s
+    .......Ks..n......K    unless the keyframe lies between: then the one behind
+    .......K.s.n.K.....    where keyframes are close, as far away as a group of pictures allows, but half as far at least
 
     Without frame times, the lag is that of 30 frames a second.
     """
     lag = lag_frames(timeline, config.lag_s)
+    groups = _groups_of(samples, timeline)
     beside = {}
-    for sample, begin in zip(samples, _keyframes_of(samples, timeline), strict=True):
+    for sample, (begin, end) in zip(samples, groups, strict=True):
         before, behind = sample - lag, sample + lag
-        if before in within and (before >= begin or behind not in within):
-            beside[sample] = before
-        elif behind in within:
-            beside[sample] = behind
+        nearer = [max(before, begin), min(behind, end - 1)] if end - begin > 1 else []
+        chosen = (frame for frame in (*nearer, before, behind) if frame in within and 2 * abs(frame - sample) >= lag)
+        if (neighbour := next(chosen, None)) is not None:
+            beside[sample] = neighbour
     return beside
 
 
@@ -249,12 +251,14 @@ def lag_frames(timeline: Timeline, lag_s: float) -> int:
     return max(1, round(lag_s * (len(times) - 1) / float(times[-1] - times[0])))
 
 
-def _keyframes_of(samples: Sequence[int], timeline: Timeline) -> list[int]:
-    """For each sample the frame from which it is decoded; 0 where each frame stands alone or nothing is known."""
-    if timeline.keyframes is None or not len(timeline.keyframes):
-        return [0] * len(samples)
-    places = np.searchsorted(timeline.keyframes, samples, side="right") - 1
-    return [int(timeline.keyframes[place]) if place >= 0 else 0 for place in places]
+def _groups_of(samples: Sequence[int], timeline: Timeline) -> list[tuple[int, int]]:
+    """For each sample the group of pictures [begin, end) that is decoded together; all, where nothing is known."""
+    keyframes = timeline.keyframes
+    if keyframes is None:  # each frame stands alone
+        return [(sample, sample + 1) for sample in samples]
+    edges = np.concatenate([[0], keyframes, [timeline.frames]])
+    places = np.searchsorted(edges, samples, side="right")
+    return [(int(edges[place - 1]), int(edges[min(place, len(edges) - 1)])) for place in places]
 
 
 def _outside(numbers: NDArray[np.int64], excluded: Sequence[tuple[int, int]]) -> NDArray[np.int64]:

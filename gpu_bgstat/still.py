@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from gpu_bgstat.backends.backend import Choice
 from gpu_bgstat.coarse import EIGHTHS, Coarse
 
-MOST = 150  # samples of a patch, unless a quarter is more: more would not make the median better, but slower
+MOST = 150  # samples of a patch that is not always still, unless a quarter is more: more would take longer
+_ALL = 15, 16  # of the samples: where a patch is still in so many, the others do no harm, and all count
 SHARE = 4  # one sample in so many counts at least, however much moves
 _QUIET = 10  # one sample in so many has no more motion than noise makes
 _SMOOTHED = 3  # patches: what moves is seen in those around it, too
@@ -100,5 +101,7 @@ def still_choice(coarse: Coarse, levels: Levels) -> Choice:
     most = np.minimum(np.maximum(quarter, quiet_limit(levels)), 255)
     keys = levels.motions.astype(np.uint32)
     keys[~levels.near] += 1 << 8
-    enough = max(MOST, -(-len(keys) // SHARE))
-    return Choice(coarse.patch, keys, np.minimum((keys <= most).sum(axis=0, dtype=np.uint32), np.uint32(enough)))
+    count = len(keys)
+    still = (keys <= most).sum(axis=0)
+    counts = np.where(_ALL[1] * still >= _ALL[0] * count, count, np.minimum(still, max(MOST, -(-count // SHARE))))
+    return Choice(coarse.patch, keys, counts.astype(np.uint32))

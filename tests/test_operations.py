@@ -27,6 +27,8 @@ def choice_of(frames: Any, patch: int, seed: int, counts: str = "any") -> Choice
     keys = rng.integers(0, 5 if seed % 2 else 1 << 32, (len(frames), *grid), dtype=np.uint32)
     if counts == "equal":
         wanted = np.full(grid, max(1, len(frames) // 4))
+    elif counts == "mostly all":
+        wanted = np.where(rng.random(grid) < 0.7, len(frames), rng.integers(0, len(frames) + 1, grid))
     else:
         wanted = rng.integers(0, len(frames) + 1, grid) * (rng.random(grid) < 0.7)
     return Choice(patch, keys, wanted.astype(np.uint32))
@@ -48,7 +50,7 @@ def test_chosen_samples(device: str, patch: int, count: int, dtype: str) -> None
         frames = scene((count, *size), dtype, "visited", seed)
         light = light_of(frames, seed)
         with store(device, frames) as filled:
-            for counts in ("any", "equal"):
+            for counts in ("any", "equal", "mostly all"):
                 choice = choice_of(frames, patch, seed, counts)
                 np.testing.assert_array_equal(filled.select(count, choice), cpu.middles(frames, choice))
             np.testing.assert_array_equal(

@@ -55,11 +55,17 @@ def middle_two(
     counts = choice.counts[stretch.patch_row]
     if not counts.any():
         return
-    slots, low, high = _slots(choice.keys[: len(block), stretch.patch_row], counts)
-    top = np.iinfo(block.dtype).max
     if lighting is not None:
         block = lighting(block, stretch.start)
-    for where, columns in _columns(stretch, spec, choice.patch, counts):
+    if 2 * np.count_nonzero(counts == len(block)) > len(counts):  # nothing need be gathered for most
+        order_statistics(block, ((len(block) - 1) // 2, len(block) // 2), out)
+        out[:, _places(stretch, spec, choice.patch, counts == 0)] = 0
+        counts = np.where(counts == len(block), 0, counts)
+        if not counts.any():
+            return
+    slots, low, high = _slots(choice.keys[: len(block), stretch.patch_row], counts)
+    top = np.iinfo(block.dtype).max
+    for where, columns in _columns(stretch, spec, choice.patch, counts > 0):
         gathered = _gather(block, where, slots[:, columns])
         if low is not None and high is not None:
             np.copyto(gathered, 0, where=low[:, columns][:, None, :, None])
@@ -77,8 +83,14 @@ def middle_two(
 Where = NDArray[np.intp]  # (R, P, V): places in the stretch of V values in each of P patches, on R rows of pixels
 
 
+def _places(stretch: Stretch, spec: FrameSpec, patch: int, wanted: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Of the values of these patches (PW,), in the stretch."""
+    found = [where.reshape(-1) for where, _ in _columns(stretch, spec, patch, wanted)]
+    return np.concatenate(found) if found else np.empty(0, np.intp)
+
+
 def _columns(
-    stretch: Stretch, spec: FrameSpec, patch: int, counts: NDArray[np.uint32]
+    stretch: Stretch, spec: FrameSpec, patch: int, wanted: NDArray[np.bool_]
 ) -> Iterator[tuple[Where, NDArray[np.intp]]]:
     """Patches of one width at a time: where their values lie in the stretch, and the numbers of the patches."""
     across = spec.width * spec.channels
@@ -86,10 +98,10 @@ def _columns(
     rows = max(1, (stretch.stop - stretch.start) // across)
     end = begin + (stretch.stop - stretch.start) // rows
     wide = patch * spec.channels
-    first = np.maximum(np.arange(len(counts)) * wide, begin)
-    last = np.minimum(np.minimum((np.arange(len(counts)) + 1) * wide, across), end)
-    for width in np.unique((last - first)[(last > first) & (counts > 0)]):
-        columns = np.flatnonzero((last - first == width) & (counts > 0))
+    first = np.maximum(np.arange(len(wanted)) * wide, begin)
+    last = np.minimum(np.minimum((np.arange(len(wanted)) + 1) * wide, across), end)
+    for width in np.unique((last - first)[(last > first) & wanted]):
+        columns = np.flatnonzero((last - first == width) & wanted)
         places = first[columns][:, None] - begin + np.arange(width)
         yield places + np.arange(rows)[:, None, None] * across, columns
 

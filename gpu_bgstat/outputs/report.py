@@ -40,8 +40,10 @@ def report(background: Background, sums: Mapping[str, str] | None = None) -> dic
         },
         "samples": [
             {"index": sample.index, "time_s": sample.time_s, "brightness": round(sample.brightness, 3)}
+            | ({"shift": sample.shift and list(sample.shift)} if background.config.shake else {})
             for sample in background.samples
         ],
+        "shake": run.shake,
         "image": {
             "width": image.shape[1],
             "height": image.shape[0],
