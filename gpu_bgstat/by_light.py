@@ -53,7 +53,7 @@ def parted(ring: Ring, coarse: Coarse | None, config: Config) -> Parted:
 
 
 def _matched(ring: Ring, coarse: Coarse) -> Parted:
-    match = gain.match(coarse.thumbnails, gain.reference(coarse.thumbnails))
+    match = gain.match(coarse.thumbnails, gain.reference(coarse.thumbnails[_in_time(ring.slots)]))
     light, lit = match.light, in_light(coarse, match.light)
     left_out = _told(ring.slots, ~match.matched)
     if not left_out:
@@ -68,7 +68,7 @@ def _matched(ring: Ring, coarse: Coarse) -> Parted:
 
 def _divided(ring: Ring, coarse: Coarse) -> Parted:
     samples = ring.slots
-    order = np.argsort([sample.index for sample in samples], kind="stable")
+    order = _in_time(samples)
     labels = np.zeros(len(samples), np.int64)
     labels[order] = regimes(coarse.thumbnails[order])
     slots = [np.flatnonzero(labels == number) for number in range(1, int(labels.max()) + 1)]
@@ -80,6 +80,11 @@ def _divided(ring: Ring, coarse: Coarse) -> Parted:
     told = (f"light=regimes leaves out {left_out}: in the light of no regime",) if left_out else ()
     spans = _spans([samples[slot] for slot in order], labels[order])
     return Parted(parts, [some.tolist() for some in slots], spans, told)
+
+
+def _in_time(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """The slots in order of their samples' frames."""
+    return np.argsort([sample.index for sample in samples], kind="stable")
 
 
 def _spans(samples: Sequence[Sample], labels: NDArray[np.int64]) -> tuple[Span, ...]:
@@ -103,7 +108,7 @@ def _spans(samples: Sequence[Sample], labels: NDArray[np.int64]) -> tuple[Span, 
 
 def _told(samples: Sequence[Sample], which: NDArray[np.bool_]) -> str:
     """How many samples these are, and where they lie; empty if there are none."""
-    order = sorted(range(len(samples)), key=lambda slot: samples[slot].index)
+    order = _in_time(samples)
     flags = [bool(which[slot]) for slot in order]
     where = words_of([samples[slot] for slot in order])
     count = "1 sample" if sum(flags) == 1 else f"{sum(flags)} samples"

@@ -49,13 +49,13 @@ def age(picture: Array, truth: Array) -> float:
 
 @pytest.mark.parametrize("method", ["median", "still", "mode", "auto"])
 def test_gain_gives_the_background_in_the_light_of_most(frames: Array, method: str, device: str) -> None:
-    """Half of the frames have the first light, the rest any other one: the median is far off, the other not."""
-    factor = np.concatenate([np.ones(30), np.random.default_rng(1).uniform(0.4, 0.9, 50)])
+    """Of three lights that all flicker, the middle one is the median's; the brightest holds for most."""
+    factor = np.repeat([1.0, 0.8, 0.55], [34, 23, 23]) * np.random.default_rng(1).uniform(0.99, 1.01, 80)
     stack, truth = under(frames, factor), ARENA.truth()
     config = Config(every=1, method=method, light="gain", device=device)
     got = estimate(stack, config)
     constant = age(estimate(frames, config).background, truth)
-    assert age(got.background, truth) <= constant + 0.3
+    assert age(got.background, truth) <= constant + 0.6
     assert age(np.median(stack, axis=0), truth) > constant + 8
     assert got.run.warnings == () and got.regimes == ()
 

@@ -22,16 +22,21 @@ from numpy.typing import NDArray
 from gpu_bgstat.backends.backend import Light
 from gpu_bgstat.frames import Image
 from gpu_bgstat.light.levels import lower_median, middle, thinned, unit
+from gpu_bgstat.light.regimes import regimes
 
 _BINS = 16  # of grey levels, from which equally many patches are taken: a dark surround must not outvote an arena
 _PATCHES = 512  # that are fitted, at most
 _WINDOW = 8  # grey levels: samples no further apart have the same light
+_FULLER = 3  # times as many samples must lie in another window than in that around the middle sample
 _CLIPPED = 4  # grey levels from black and from white: a patch so near may hold clipped pixels
 _CONTRAST = 4.0  # grey levels, the standard deviation of a reference that tells a gain from an offset
 _LEAST_PATCHES = 8
 _LEAST_SHARE = 0.25  # of the patches must not be clipped
 _MOST_GAIN = 8.0  # beyond, noise is amplified rather than the scene
 _MISFIT = 0.5  # of the sample's contrast: a median residual above it is no match
+_POOR = 1.5  # grey levels, and
+_POORER = 3  # times the misfit of a good quarter of the samples: one that is matched no better is left out,
+_GOOD_SHARE = 0.25  # if so many of the samples are left
 _NEAR = 2.5  # scales: patches within fit (W.A. Stahel's and P.J. Rousseeuw's usual cut)
 _LEAST_SCALE = 0.5  # grey levels: thumbnails are whole numbers
 _SAME = 0.5  # grey levels: light that moves no value by more stays as it is
@@ -52,28 +57,34 @@ class Match:
 
 
 def reference(thumbnails: Image) -> Image:
-    """(PH, PW, C): the scene in the light that holds for most samples, without what moves.
+    """(PH, PW, C): the scene in the light that holds for most samples, without what moves; samples in order of time.
 
-    It is the median of those samples whose brightness, compared patch by patch, lies in the fullest window of 8 levels.
+    It is the median of the middle half of the largest regime's samples, by their brightness, compared patch by patch.
+    If a window of 8 levels holds 3 times as many samples as that around the middle one, it is theirs.
     """
     small = thinned(thumbnails)
-    scene = middle(small).astype(np.int64)
+    members = np.flatnonzero(regimes(thumbnails) == 1)
+    scene = middle(small[members]).astype(np.int64)
     brightness = np.empty(len(small), np.int64)
     for part in _parts(len(small)):
         brightness[part] = lower_median((small[part] - scene).reshape(len(small[part]), -1), 1)
     width = max(1, round(_WINDOW * unit(thumbnails)))
     ordered = np.sort(brightness)
     inside = np.searchsorted(ordered, ordered + width) - np.arange(len(ordered))
-    fullest = np.flatnonzero(inside == inside.max())
-    low = ordered[fullest[(len(fullest) - 1) // 2]]
-    return middle(thumbnails[(brightness >= low) & (brightness < low + width)])
+    level = int(lower_median(brightness[members], 0))
+    if inside.max() >= _FULLER * np.count_nonzero(np.abs(brightness - level) <= width // 2):
+        fullest = np.flatnonzero(inside == inside.max())
+        low = ordered[fullest[(len(fullest) - 1) // 2]]
+        return middle(thumbnails[(brightness >= low) & (brightness < low + width)])
+    ranks = members[np.argsort(brightness[members], kind="stable")]
+    return middle(thumbnails[np.sort(ranks[len(ranks) // 4 : len(ranks) - len(ranks) // 4])])
 
 
 def match(thumbnails: Image, reference: Image) -> Match:
     """The light of each sample against the reference (PH, PW, C)."""
     count, channels = len(thumbnails), thumbnails.shape[-1]
     a, b = np.ones((count, channels)), np.zeros((count, channels))
-    matched = np.ones(count, bool)
+    matched, misfit = np.ones(count, bool), np.zeros(count)
     level = unit(thumbnails)
     white = float(np.iinfo(thumbnails.dtype).max)
     for channel in range(channels):
@@ -83,12 +94,26 @@ def match(thumbnails: Image, reference: Image) -> Match:
         for part in _parts(count):
             x = thumbnails[part, ..., channel].reshape(len(range(count)[part]), -1)[:, chosen].astype(np.int64)
             clear = (np.minimum(x, r) > _CLIPPED * level) & (np.maximum(x, r) < white - _CLIPPED * white / 255)
-            a[part, channel], b[part, channel], well = _Fit(r, x, clear, level).best()
+            a[part, channel], b[part, channel], well, misfits = _Fit(r, x, clear, level).best()
             matched[part] &= well
+            misfit[part] = np.maximum(misfit[part], misfits)
+    matched &= _well(misfit, matched, level)
     a[~matched], b[~matched] = 1.0, 0.0
     gains = np.rint(_ONE / a).astype(np.int64)
     offsets = np.rint(-b / a * _ONE).astype(np.int64) + _ONE // 2  # the half rounds
     return Match(Light(gains, offsets), matched)
+
+
+def _well(misfit: NDArray[np.float64], matched: NDArray[np.bool_], level: float) -> NDArray[np.bool_]:
+    """Which samples are matched about as well as the best ones; all, if these are few.
+
+    One gain for the whole picture is not what another lamp in another place does to it.
+    """
+    good = np.sort(misfit[matched])
+    if not len(good):
+        return matched
+    near = misfit <= max(_POOR * level, _POORER * float(good[(len(good) - 1) // 4]))
+    return near if np.count_nonzero(near & matched) >= _GOOD_SHARE * len(misfit) else np.ones_like(matched)
 
 
 def _parts(count: int) -> Iterator[slice]:
@@ -121,11 +146,11 @@ class _Fit:
         self._trusted = (5 * self._count + 7) // 8  # of the patches
         self._enough = self._count >= max(_LEAST_PATCHES, _LEAST_SHARE * len(r))
 
-    def best(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """(S,) a and b, and whether they hold."""
+    def best(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+        """(S,) each: a and b, whether they hold, and how far from the reference they leave a sample, in its levels."""
         samples = len(self._x)
         if not self._enough.any():
-            return np.ones(samples), np.zeros(samples), np.zeros(samples, bool)
+            return np.ones(samples), np.zeros(samples), np.zeros(samples, bool), np.zeros(samples)
         a, b = self._shift()
         spread = self._spread(self._clear)
         sloped = self._enough & (spread >= _CONTRAST * self._level)
@@ -142,7 +167,8 @@ class _Fit:
         sane = (a >= 1 / _MOST_GAIN) & (a <= _MOST_GAIN) & (misfit <= np.maximum(self._level, _MISFIT * a * spread))
         matched = self._enough & (sane | ~sloped)
         same = self._moved(a, b) <= _SAME * self._level
-        return np.where(same | ~matched, 1.0, a), np.where(same | ~matched, 0.0, b), matched
+        left = np.where(matched, misfit / np.where(matched, a, 1.0), 0.0)
+        return np.where(same | ~matched, 1.0, a), np.where(same | ~matched, 0.0, b), matched, left
 
     def _shift(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return np.ones(len(self._x)), self._median(self._x - self._r, self._clear)

@@ -104,17 +104,17 @@ def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _shake(facts: Mapping[str, Any]) -> str:
-    lost = f"; {facts['unregistered']} samples could not be registered" if facts["unregistered"] else ""
-    return f"samples were moved by up to {facts['largest_px']:g} pixels{lost}"
-
-
 def _regimes(regimes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """How many lights were found; nothing where nobody asked."""
     if not regimes:
         return {}
     counts = ", ".join(str(regime["samples"]) for regime in regimes)
     return {"regimes of light": f"{len(regimes)}, of {counts} samples; the pictures of this page are of the first"}
+
+
+def _shake(facts: Mapping[str, Any]) -> str:
+    lost = f"; {facts['unregistered']} samples could not be registered" if facts["unregistered"] else ""
+    return f"samples were moved by up to {facts['largest_px']:g} pixels{lost}"
 
 
 def _run(facts: Mapping[str, Any]) -> dict[str, str]:
