@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from io import FileIO
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,16 +15,18 @@ import cv2
 
 from gpu_bgstat import backends
 from gpu_bgstat.backends.room import Room, default_limit
+from gpu_bgstat.by_light import needs_thumbnails, parted
 from gpu_bgstat.coarse import CoarseView
 from gpu_bgstat.config import Config
 from gpu_bgstat.conform import Conformer
 from gpu_bgstat.errors import BgstatError, TooFewSamplesError
 from gpu_bgstat.finalize import finalize
-from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Run, Sample
-from gpu_bgstat.methods import COARSE, METHODS
+from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Regime, Run, Sample
+from gpu_bgstat.light.regimes import MOST as MOST_REGIMES
+from gpu_bgstat.methods import METHODS
 from gpu_bgstat.oddities import Look, Watch
 from gpu_bgstat.ring import Ring
-from gpu_bgstat.schedule import Planned, Running
+from gpu_bgstat.schedule import Planned, Running, needs_neighbours
 from gpu_bgstat.shake import Stand, account, told
 
 _LOG = logging.getLogger("gpu_bgstat")
@@ -79,7 +82,7 @@ class BackgroundEstimator:
             slots = max(1, len(self._plan.samples))
         self._conform = conform
         self._watch = Watch(slots)
-        if self.config.method in COARSE:
+        if needs_thumbnails(self.config):
             self._coarse = CoarseView(conform.spec, slots, self._plan.between)
         self._stand = Stand(conform.spec) if self.config.shake else None
         self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, self._kept))
@@ -200,7 +203,7 @@ class BackgroundEstimator:
     @property
     def awaiting(self) -> set[int]:
         """Samples whose neighbour has not come yet."""
-        return self._coarse.awaited() if self._coarse is not None else set()
+        return self._coarse.awaited() if self._coarse is not None and needs_neighbours(self.config) else set()
 
     @property
     def clipped(self) -> set[str]:
@@ -227,21 +230,40 @@ class BackgroundEstimator:
             )
         started = time.perf_counter()
         coarse = self._coarse.of(self._ring.slots) if self._coarse is not None else None
-        found = METHODS[self.config.method](self._ring, coarse)
+        by_light, method = parted(self._ring, coarse, self.config), METHODS[self.config.method]
+        founds = [method(*part) for part in by_light.parts]
         reduced_at = time.perf_counter()
-        final = finalize(found.background, found.variance, self.config, self._ring, found.choice)
+        finals = [
+            finalize(found.background, found.variance, self.config, part, found.choice)
+            for found, (part, _) in zip(founds, by_light.parts, strict=True)
+        ]
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
+        members = [
+            tuple(sorted((self._ring.slots[slot] for slot in some), key=attrgetter("index"))) for some in by_light.slots
+        ]
+        regimes = [
+            Regime(final.background, final.variance, final.heatmap, some)
+            for final, some in zip(finals, members, strict=True)
+        ]
         run = Run(
             device=self._ring.device,
             frames_seen=self._seen,
             resized=self._watch.resized(self._ring.samples),
             sample_bytes=count * self._conform.spec.bytes,
-            warnings=(*self.warnings, *self._oddities()),
+            warnings=(*self.warnings, *self._oddities(), *by_light.warnings),
             notes=tuple(self.notes),
             timings_s=timings,
             shake=account(self._ring.samples) if self.config.shake else None,
         )
-        return Background(**vars(final), samples=self._ring.samples, config=self.config, run=run, choice=found.choice)
+        return Background(
+            **vars(finals[0]),
+            samples=self._ring.samples,
+            config=self.config,
+            run=run,
+            choice=founds[0].choice,
+            regimes=tuple(regimes) if by_light.spans else (),
+            spans=by_light.spans,
+        )
 
     def _oddities(self) -> list[str]:
         assert self._conform is not None and self._ring is not None
@@ -272,4 +294,5 @@ class BackgroundEstimator:
 def room_for(spec: FrameSpec, config: Config, kept: FileIO | None = None) -> Room:
     """What the host may give to a ring of samples of this spec; raises ConfigError if memory_limit is too little."""
     folder = Path(config.scratch) if config.scratch else None
-    return Room.within(default_limit(config.memory_limit), spec, folder, kept)
+    backgrounds = MOST_REGIMES if config.light == "regimes" else 1
+    return Room.within(default_limit(config.memory_limit), spec, folder, kept, backgrounds)

@@ -10,6 +10,7 @@ ranks do not depend on it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,3 +115,54 @@ class Ring:
 
     def close(self) -> None:
         self._store.close()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a background is made of: the samples of a ring, or some of its slots in order, in a common light."""
+
+    ring: Ring
+    light: Light | None = None
+    slots: Sequence[int] | None = None
+
+    @property
+    def spec(self) -> FrameSpec:
+        return self.ring.spec
+
+    def __len__(self) -> int:
+        return len(self.ring) if self.slots is None else len(self.slots)
+
+    def reduce(self, ranks: Sequence[int]) -> Reduced:
+        """As of a ring."""
+        return self.ring.reduce(ranks, self.light, self.slots)
+
+    def select(self, choice: Choice) -> Image:
+        """As of a ring; the choice is among the samples of this part, in order."""
+        if self.slots is not None:
+            keys = np.full((len(self.ring), *choice.counts.shape), np.iinfo(np.uint32).max, np.uint32)
+            keys[list(self.slots)] = choice.keys
+            choice = Choice(choice.patch, keys, choice.counts)
+        return self.ring.select(choice, self.light)
+
+    def support(self, image: Image, tolerance: int) -> NDArray[np.uint16]:
+        """As of a ring. The other samples are made black for this, so that they are easily told and taken off."""
+        if self.slots is None:
+            return self.ring.support(image, tolerance, self.light)
+        others = np.ones(len(self.ring), bool)
+        others[list(self.slots)] = False
+        light = self.light or unchanged(len(self.ring), self.spec)
+        gains, offsets = light.gains.copy(), light.offsets.copy()
+        gains[others] = offsets[others] = 0
+        near = self.ring.support(image, tolerance, Light(gains, offsets))
+        counted: NDArray[np.uint16] = near - (image <= tolerance) * np.uint16(np.count_nonzero(others))
+        return counted
+
+    def modes(self, width: int) -> Image:
+        """As of a ring, of all its samples: those that are not of this part must be few."""
+        return self.ring.modes(width, self.light)
+
+
+def unchanged(count: int, spec: FrameSpec) -> Light:
+    """The light that changes nothing."""
+    shape = count, spec.channels
+    return Light(np.full(shape, 1 << 16, np.int64), np.full(shape, 1 << 15, np.int64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path, PurePath
 from string import Template
@@ -78,7 +78,8 @@ def _lead(facts: Mapping[str, Any]) -> str:
 
 
 def _made_how(background: Background) -> str:
-    text = _MADE[background.config.method].format(len(background.samples))
+    samples = background.regimes[0].samples if background.regimes else background.samples
+    text = _MADE[background.config.method].format(len(samples))
     fill = background.config.fill
     return f"{text}; {_FILLED[fill]} (fill={fill})" if fill in _FILLED else text
 
@@ -95,6 +96,7 @@ def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
         "source": facts["source"],
         **header,
         "samples span": span,
+        **_regimes(facts["regimes"]),
         "damaged": str(facts["frames"]["damaged"]),
         "dropped": str(facts["frames"]["dropped"]),
         **({"shake": _shake(facts["shake"])} if facts["shake"] else {}),
@@ -105,6 +107,14 @@ def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
 def _shake(facts: Mapping[str, Any]) -> str:
     lost = f"; {facts['unregistered']} samples could not be registered" if facts["unregistered"] else ""
     return f"samples were moved by up to {facts['largest_px']:g} pixels{lost}"
+
+
+def _regimes(regimes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """How many lights were found; nothing where nobody asked."""
+    if not regimes:
+        return {}
+    counts = ", ".join(str(regime["samples"]) for regime in regimes)
+    return {"regimes of light": f"{len(regimes)}, of {counts} samples; the pictures of this page are of the first"}
 
 
 def _run(facts: Mapping[str, Any]) -> dict[str, str]:
