@@ -13,6 +13,7 @@ from typing import Self
 import cv2
 
 from gpu_bgstat import backends
+from gpu_bgstat.backends.tiles import cores
 from gpu_bgstat.backends.room import Room, default_limit
 from gpu_bgstat.coarse import CoarseView
 from gpu_bgstat.config import Config
@@ -78,7 +79,7 @@ class BackgroundEstimator:
         self._conform = conform
         self._watch = Watch(slots)
         if self.config.method in COARSE:
-            self._coarse = CoarseView(conform.spec, slots, self._plan.between)
+            self._coarse = CoarseView(conform.spec, slots, self._plan.between, self.config.decoders or cores())
         self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, self._kept))
 
     def _check_open(self) -> None:
@@ -201,7 +202,7 @@ class BackgroundEstimator:
                 f"lower every={self.config.every}, or widen the range{snap}"
             )
         started = time.perf_counter()
-        coarse = self._coarse.of(self._ring.slots) if self._coarse is not None else None
+        coarse = self._coarse.of(self._ring.samples) if self._coarse is not None else None
         found = METHODS[self.config.method](self._ring, coarse)
         reduced_at = time.perf_counter()
         final = finalize(found.background, found.variance, self.config, self._ring)

@@ -1,7 +1,7 @@
 """The last T samples: one preallocated block on the backend's device, and which sample lies where.
 
 The live samples are always the first `len(ring)` slots. Their order among the slots means nothing: sums and
-ranks do not depend on it.
+ranks do not depend on it. What is chosen among samples goes by their index.
 
     recent, 4 slots    [0][1][2][3] + 4  ►  [4][1][2][3]
     thinned            [0][1][2][3]      ►  [3][1] .  .      (1 and 3 survive, 3 moves into the hole)
@@ -10,6 +10,7 @@ ranks do not depend on it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +97,16 @@ class Ring:
         return self._store.reduce(len(self._samples), ranks, light, slots)
 
     def select(self, choice: Choice, light: Light | None = None) -> Image:
-        """(2, H, W[, 3]): the two middle ranks of the samples that count in each patch."""
+        """(2, H, W[, 3]): the two middle ranks of the samples that count in each patch.
+
+        The rows of `choice` are of `samples`, not of slots: of equal keys, which are below 2**16, the one of the earlier
+        sample comes first, whichever sample came first.
+        """
+        order = np.argsort([sample.index for sample in self._samples])  # the slots of `samples`
+        if not np.array_equal(order, np.arange(len(order))):
+            keys = np.empty_like(choice.keys)
+            keys[order] = choice.keys * np.uint32(len(order)) + np.arange(len(order), dtype=np.uint32)[:, None, None]
+            choice = replace(choice, keys=keys)
         return self._store.select(len(self._samples), choice, light)
 
     def support(self, image: Image, tolerance: int, light: Light | None = None) -> NDArray[np.uint16]:
