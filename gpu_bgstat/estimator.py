@@ -176,7 +176,12 @@ class BackgroundEstimator:
     @property
     def awaiting(self) -> set[int]:
         """Samples whose neighbour has not come yet."""
-        return self._coarse.awaited() if self._coarse is not None else set()
+        without = self._coarse.awaited() if self._coarse is not None else set()
+        return {index for index in without if any(sample == index for sample, _ in self._plan.pairs(index))}
+
+    def with_neighbours(self, frames: set[int]) -> set[int]:
+        """These frames, and the samples that have one of them for a neighbour."""
+        return frames.union(sample for frame in frames for sample, _ in self._plan.pairs(frame))
 
     @property
     def clipped(self) -> set[str]:
