@@ -86,6 +86,8 @@ def _verdict(
     side = patch // 2 + 1
     square = np.ones((side, side), np.uint8)
     outline = (cv2.dilate(inside, square) > 0) & (cv2.erode(inside, square) == 0)
+    if not outline.any():  # all of a small frame
+        return Verdict(box, outline, 0, second=False)
     base, first, second = (float(_edges(picture)[outline].mean()) for picture in pictures)
     touched = np.zeros(states.double.shape, np.uint8)
     rows, columns = (-(-(part.stop - part.start) // patch) for part in box)
