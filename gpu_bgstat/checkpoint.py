@@ -107,6 +107,7 @@ class Checkpoint:
         self._unsettled: set[int] = set()
         self._untouched = True  # since it was opened
         self._told = 0  # samples that the journal tells of
+        self._half_told: set[int] = set()  # those of them whose neighbour had not come
         self._next = time.monotonic() + EVERY_S
         header = Header(
             format=_FORMAT,
@@ -144,13 +145,13 @@ class Checkpoint:
             raise CheckpointError(
                 f"the checkpoint in {self.folder} does not fit: {reason}; remove the folder to start anew"
             ) from error
-        self._told = len(self.samples)
+        self._told, self._half_told = len(self.samples), set(self._unsettled)
 
     def _new_reading(self, reading: Reading) -> None:
         self.plan, self.source = reading.plan, reading.source
         self.samples, self.looks, self.coarse, self.clipped, self.frame = [], [], [], [], None
         self._unsettled = set()
-        self._told = 0
+        self._told, self._half_told = 0, set()
 
     def _take(self, commit: Commit) -> None:
         if commit.frame is not None:
@@ -213,23 +214,27 @@ class Checkpoint:
         samples: Sequence[Sample],
         look: Callable[[Sample], Look],
         coarse: Callable[[Sample], str | None],
+        awaiting: set[int],
         unsettled: set[int],
         clipped: Iterable[str],
         source: dict[str, Any],
     ) -> None:
         """Tells of these samples, in order of their slots, after `sync` has brought their pixels to the disk.
 
+        What is coarse about those `awaiting` their neighbour is told once more when that has come.
+
         Raises CheckpointError.
         """
         started = time.monotonic()
         sync()
         there = {sample.index for sample in samples}
+        news = self._half_told - awaiting
+        first = next((slot for slot, sample in enumerate(samples[: self._told]) if sample.index in news), self._told)
         record = Commit(
             frame=None if frame is None else (frame.width, frame.height, frame.channels, str(frame.dtype)),
-            first=self._told,
+            first=first,
             samples=[
-                Kept(**asdict(sample), look=look(sample).to_json(), coarse=coarse(sample))
-                for sample in samples[self._told :]
+                Kept(**asdict(sample), look=look(sample).to_json(), coarse=coarse(sample)) for sample in samples[first:]
             ],
             size=os.fstat(self.file.fileno()).st_size,
             unsettled=sorted(unsettled & there),
@@ -238,7 +243,7 @@ class Checkpoint:
         )
         with uninterrupted():  # what the journal tells, and what this knows of it, go together
             self._journal.append(record.model_dump())
-            self._told, self.source = len(samples), source
+            self._told, self._half_told, self.source = len(samples), awaiting & there, source
         now = time.monotonic()
         self._next = now + max(EVERY_S, _COMMITS_SHARE * (now - started))
 

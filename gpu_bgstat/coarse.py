@@ -30,7 +30,7 @@ _MOST_VALUES = 1 << 25  # patches times samples: what is remembered stays below 
 EIGHTHS = 8  # of a level: the unit of motion
 _DARKEST, _BRIGHTEST = 16 / 255, 250 / 255  # of a patch that tells how the light changed between two frames
 _MOST_GAIN = 4.0
-_HELD = 16  # frames that wait for their partner, at most: a partner may be damaged and never come
+_LOST = 16  # frames, at most, whose partner was damaged and will never come, wait for it
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,27 @@ def patch_side(spec: FrameSpec, slots: int) -> int:
     return side
 
 
+def coarse_bytes(spec: FrameSpec, slots: int) -> int:
+    """What is remembered of `slots` samples takes, and what is made of it and of its choices at finalize. Measured."""
+    side = patch_side(spec, slots)
+    patches = -(-spec.width // side) * -(-spec.height // side)
+    size = spec.dtype.itemsize
+    return slots * patches * (2 * size * (spec.channels + 1) + 3 * spec.channels + 22) + spec.values * (3 * size + 7)
+
+
 class CoarseView:
     """Takes samples and neighbours in any order, and remembers what is coarse about the samples."""
 
-    def __init__(self, spec: FrameSpec, slots: int, held: int = 0) -> None:
-        """`held` more frames than usual wait for their partners, where samples are closer to each other than those."""
+    def __init__(self, spec: FrameSpec, slots: int, between: int = 0, readers: int = 1) -> None:
+        """`between` samples lie between a sample and its neighbour, at most, and so many readers work side by side."""
         self.patch = patch_side(spec, slots)
-        self._most_held = _HELD + held
+        self._most_held = _LOST + 2 * (between + 1) * readers
         self._spec = spec
         self._grid = -(-spec.height // self.patch), -(-spec.width // self.patch)
         self._top = int(np.iinfo(spec.dtype).max)
         self._thumbnails: dict[int, Image] = {}
         self._motions: dict[int, Image] = {}
-        self._held: OrderedDict[int, Image] = OrderedDict()  # frames that wait for a partner, in grey
+        self._held: OrderedDict[int, tuple[Image, set[int]]] = OrderedDict()  # frames in grey, partners they wait for
 
     def see(self, index: int, pixels: Image, partners: Sequence[tuple[int, int]], sampled: bool) -> None:
         """Takes a frame (H, W[, 3]). `partners` are the pairs of (sample, neighbour) that it belongs to."""
@@ -79,15 +87,20 @@ class CoarseView:
         if not partners:
             return
         grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
-        waits = False
+        waits = set()
         for sample, neighbour in partners:
-            other = self._held.get(neighbour if sample == index else sample)
-            if sample == neighbour or other is None:
-                waits = waits or sample != neighbour
+            partner = neighbour if sample == index else sample
+            if partner not in self._held:
+                waits.add(partner)
                 continue
+            other, _ = self._held[partner]
             self._motions[sample] = self._motion(grey, other) if sample == index else self._motion(other, grey)
+        for partner in [partner for partner, (_, awaited) in self._held.items() if index in awaited]:
+            self._held[partner][1].discard(index)
+            if not self._held[partner][1]:
+                del self._held[partner]
         if waits:
-            self._held[index] = grey.copy() if grey is pixels else grey
+            self._held[index] = grey.copy() if grey is pixels else grey, waits
             while len(self._held) > self._most_held:
                 self._held.popitem(last=False)
 

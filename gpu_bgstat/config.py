@@ -189,8 +189,8 @@ class Config(BaseModel):
     )
     fill: Literal["median", "global", "mode", "inpaint"] = Field(
         "median",
-        description="what is filled in: nothing (median); all unstable pixels, with the median of the others (global); those "
-        "whose background hardly any sample shows, with their densest value (mode) or from around (inpaint)",
+        description="what is filled in: nothing (median); all unstable pixels, with the median of the others (global); "
+        "those whose background hardly any sample shows, with their densest value (mode) or from around (inpaint)",
     )
     shake: bool = Field(
         False, description="move each sample, by whole pixels, to where the first one was: for a camera that shakes"

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from io import FileIO
-from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,9 +13,10 @@ from typing import Self
 import cv2
 
 from gpu_bgstat import backends
-from gpu_bgstat.backends.room import Room, default_limit
+from gpu_bgstat.backends.room import Room, default_limit, results_bytes
+from gpu_bgstat.backends.tiles import cores
 from gpu_bgstat.by_light import needs_thumbnails, parted
-from gpu_bgstat.coarse import CoarseView
+from gpu_bgstat.coarse import CoarseView, coarse_bytes
 from gpu_bgstat.config import Config
 from gpu_bgstat.conform import Conformer
 from gpu_bgstat.errors import BgstatError, TooFewSamplesError
@@ -26,7 +26,7 @@ from gpu_bgstat.light.regimes import MOST as MOST_REGIMES
 from gpu_bgstat.methods import METHODS
 from gpu_bgstat.oddities import Look, Watch
 from gpu_bgstat.ring import Ring
-from gpu_bgstat.schedule import Planned, Running, needs_neighbours
+from gpu_bgstat.schedule import Planned, Running
 from gpu_bgstat.shake import Stand, account, told
 
 _LOG = logging.getLogger("gpu_bgstat")
@@ -83,9 +83,9 @@ class BackgroundEstimator:
         self._conform = conform
         self._watch = Watch(slots)
         if needs_thumbnails(self.config):
-            self._coarse = CoarseView(conform.spec, slots, self._plan.between)
+            self._coarse = CoarseView(conform.spec, slots, self._plan.between, self.config.decoders or cores())
         self._stand = Stand(conform.spec) if self.config.shake else None
-        self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, self._kept))
+        self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, slots, self._kept))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -203,7 +203,12 @@ class BackgroundEstimator:
     @property
     def awaiting(self) -> set[int]:
         """Samples whose neighbour has not come yet."""
-        return self._coarse.awaited() if self._coarse is not None and needs_neighbours(self.config) else set()
+        without = self._coarse.awaited() if self._coarse is not None else set()
+        return {index for index in without if any(sample == index for sample, _ in self._plan.pairs(index))}
+
+    def with_neighbours(self, frames: set[int]) -> set[int]:
+        """These frames, and the samples that have one of them for a neighbour."""
+        return frames.union(sample for frame in frames for sample, _ in self._plan.pairs(frame))
 
     @property
     def clipped(self) -> set[str]:
@@ -229,7 +234,7 @@ class BackgroundEstimator:
                 f"lower every={self.config.every}, or widen the range{snap}"
             )
         started = time.perf_counter()
-        coarse = self._coarse.of(self._ring.slots) if self._coarse is not None else None
+        coarse = self._coarse.of(self._ring.samples) if self._coarse is not None else None
         by_light, method = parted(self._ring, coarse, self.config), METHODS[self.config.method]
         founds = [method(*part) for part in by_light.parts]
         reduced_at = time.perf_counter()
@@ -238,9 +243,8 @@ class BackgroundEstimator:
             for found, (part, _) in zip(founds, by_light.parts, strict=True)
         ]
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
-        members = [
-            tuple(sorted((self._ring.slots[slot] for slot in some), key=attrgetter("index"))) for some in by_light.slots
-        ]
+        samples = self._ring.samples
+        members = [tuple(samples[place] for place in some) for some in by_light.some]
         regimes = [
             Regime(final.background, final.variance, final.heatmap, some)
             for final, some in zip(finals, members, strict=True)
@@ -291,8 +295,9 @@ class BackgroundEstimator:
         self.close()
 
 
-def room_for(spec: FrameSpec, config: Config, kept: FileIO | None = None) -> Room:
-    """What the host may give to a ring of samples of this spec; raises ConfigError if memory_limit is too little."""
+def room_for(spec: FrameSpec, config: Config, slots: int, kept: FileIO | None = None) -> Room:
+    """What the host may give to a ring of `slots` samples of this spec; ConfigError if memory_limit is too little."""
     folder = Path(config.scratch) if config.scratch else None
-    backgrounds = MOST_REGIMES if config.light == "regimes" else 1
-    return Room.within(default_limit(config.memory_limit), spec, folder, kept, backgrounds)
+    more = MOST_REGIMES - 1 if config.light == "regimes" else 0
+    besides = more * results_bytes(spec) + (coarse_bytes(spec, slots) if needs_thumbnails(config) else 0)
+    return Room.within(default_limit(config.memory_limit), spec, folder, kept, besides)

@@ -45,7 +45,7 @@ def verdicts(
     base, first, second  (H, W[, 3]): what is shown otherwise, and the medians of the two states
     lively               (T, PH, PW): where more moves than noise makes
     """
-    pictures = [np.rint(image * (255 / white)).clip(0, 255).astype(np.uint8) for image in (base, first, second)]
+    pictures = [_eight_bits(image, white) for image in (base, first, second)]
     height, width = base.shape[:2]
     side = patch // 2 + 1
     square = np.ones((side, side), np.uint8)
@@ -68,6 +68,13 @@ def verdicts(
     return found
 
 
+def _eight_bits(image: Image, white: float) -> Image:
+    if image.dtype == np.uint8:
+        return image
+    scaled: Image = np.rint(image * np.float32(255 / white)).clip(0, 255).astype(np.uint8)
+    return scaled
+
+
 def _verdict(
     box: tuple[slice, slice],
     inside: NDArray[np.uint8],
@@ -79,6 +86,8 @@ def _verdict(
     side = patch // 2 + 1
     square = np.ones((side, side), np.uint8)
     outline = (cv2.dilate(inside, square) > 0) & (cv2.erode(inside, square) == 0)
+    if not outline.any():  # all of a small frame
+        return Verdict(box, outline, 0, second=False)
     base, first, second = (float(_edges(picture)[outline].mean()) for picture in pictures)
     touched = np.zeros(states.double.shape, np.uint8)
     rows, columns = (-(-(part.stop - part.start) // patch) for part in box)

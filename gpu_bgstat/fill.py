@@ -39,10 +39,11 @@ def fill_mode(median: Image, holes: NDArray[np.bool_], modes: Modes) -> Image:
 
 
 def fill_inpaint(median: Image, holes: NDArray[np.bool_], modes: Modes) -> Image:
-    """They are painted from the pixels around them (Telea, "An image inpainting technique based on the fast marching
-    method", Journal of Graphics Tools 2004); if there are none, they keep their median.
+    """They are painted from the pixels around them (Bertalmio, Bertozzi and Sapiro, "Navier-Stokes, fluid dynamics, and
+    image and video inpainting", CVPR 2001); if there are none, they keep their median.
 
-    Takes up to 2 s for a million of them. Colour of 16 bits is painted channel by channel: OpenCV knows no other way.
+    OpenCV's other way (Telea, 2004) drifts: a hole of 1100 pixels in an even grey of 90 is 171 in its middle. This one
+    takes up to 2 s for a million pixels. Colour of 16 bits is painted channel by channel: OpenCV knows no other way.
     """
     count = np.count_nonzero(holes)
     if count == holes.size:
@@ -51,9 +52,9 @@ def fill_inpaint(median: Image, holes: NDArray[np.bool_], modes: Modes) -> Image
         _LOG.info("painting %.1f million pixels: up to %.0f s", count / 1e6, 2 * count / 1e6)
     mask = holes.astype(np.uint8)
     if median.ndim == 2 or median.dtype == np.uint8:
-        return cv2.inpaint(median, mask, _RADIUS, cv2.INPAINT_TELEA)
+        return cv2.inpaint(median, mask, _RADIUS, cv2.INPAINT_NS)
     planes = [np.ascontiguousarray(median[:, :, channel]) for channel in range(median.shape[2])]
-    return np.stack([cv2.inpaint(plane, mask, _RADIUS, cv2.INPAINT_TELEA) for plane in planes], axis=2)
+    return np.stack([cv2.inpaint(plane, mask, _RADIUS, cv2.INPAINT_NS) for plane in planes], axis=2)
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,11 @@ def _collected(
     estimator: BackgroundEstimator,
     on_progress: Callable[[Progress], None] | None,
 ) -> Iterator[None]:
-    """Every frame that is due, from the source into the ring; pauses after each."""
+    """Every frame that is due, from the source into the ring; pauses after each sample."""
     total = plan.stop if isinstance(plan, Planned) else None
     for frame in recording.read(plan):
-        estimator.add(frame)
+        if not estimator.add(frame):
+            continue
         if on_progress:
             on_progress(Progress(recording.seen, total, estimator.kept))
         yield

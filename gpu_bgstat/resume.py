@@ -75,14 +75,16 @@ class Resume:
                 if str(error) != str(end):
                     _LOG.warning("not all that came is in the checkpoint: %s", error)
             raise
-        self._commit(estimator)
+        self._commit(estimator, complete=True)
 
-    def _commit(self, estimator: BackgroundEstimator, only_if_due: bool = False) -> None:
+    def _commit(self, estimator: BackgroundEstimator, *, only_if_due: bool = False, complete: bool = False) -> None:
+        """`complete`: all was read, and neighbours that have not come never will."""
         checkpoint = self._checkpoint
         if checkpoint is None or (only_if_due and not checkpoint.due):
             return
+        awaiting = set() if complete else estimator.awaiting
         # before the state, which then knows at least as much
-        unsettled = self._recording.unsettled() | estimator.awaiting
+        unsettled = estimator.with_neighbours(self._recording.unsettled()) | awaiting
         state = self._recording.state()
         checkpoint.commit(
             estimator.sync,
@@ -90,6 +92,7 @@ class Resume:
             estimator.slots,
             estimator.look,
             estimator.coarse,
+            awaiting,
             unsettled,
             estimator.clipped,
             state,

@@ -1,7 +1,7 @@
 """The last T samples: one preallocated block on the backend's device, and which sample lies where.
 
 The live samples are always the first `len(ring)` slots. Their order among the slots means nothing: sums and
-ranks do not depend on it.
+ranks do not depend on it. What is chosen among samples goes by their index.
 
     recent, 4 slots    [0][1][2][3] + 4  ►  [4][1][2][3]
     thinned            [0][1][2][3]      ►  [3][1] .  .      (1 and 3 survive, 3 moves into the hole)
@@ -10,7 +10,7 @@ ranks do not depend on it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,59 +97,85 @@ class Ring:
         del self._samples[live:]
         self._oldest = 0
 
-    def reduce(self, ranks: Sequence[int], light: Light | None = None, slots: Sequence[int] | None = None) -> Reduced:
-        """The variance and these order statistics (ranks from 0) over the live samples, or some of their slots."""
-        return self._store.reduce(len(self._samples), ranks, light, slots)
+    # What follows is in order of `samples`, not of slots: what is chosen must not depend on which sample came first.
+
+    @property
+    def _order(self) -> NDArray[np.intp]:
+        """The slots of `samples`."""
+        return np.argsort([sample.index for sample in self._samples])
+
+    def reduce(self, ranks: Sequence[int], light: Light | None = None, some: Sequence[int] | None = None) -> Reduced:
+        """The variance and these order statistics (ranks from 0) over the samples, or some of them."""
+        slots = None if some is None else self._order[list(some)].tolist()
+        return self._store.reduce(len(self), ranks, self._of_slots(light), slots)
 
     def select(self, choice: Choice, light: Light | None = None) -> Image:
-        """(2, H, W[, 3]): the two middle ranks of the samples that count in each patch."""
-        return self._store.select(len(self._samples), choice, light)
+        """(2, H, W[, 3]): the two middle ranks of the samples that count in each patch.
+
+        Keys are below 2**16; of equal ones, that of the earlier sample comes first.
+        """
+        order = self._order
+        if not np.array_equal(order, np.arange(len(order))):
+            keys = np.empty_like(choice.keys)
+            keys[order] = choice.keys * np.uint32(len(order)) + np.arange(len(order), dtype=np.uint32)[:, None, None]
+            choice = replace(choice, keys=keys)
+        return self._store.select(len(self), choice, self._of_slots(light))
 
     def support(self, image: Image, tolerance: int, light: Light | None = None) -> NDArray[np.uint16]:
         """(H, W[, 3]): how many samples are within `tolerance` levels of the image."""
-        return self._store.support(len(self._samples), image, tolerance, light)
+        return self._store.support(len(self), image, tolerance, self._of_slots(light))
 
     def modes(self, width: int, light: Light | None = None) -> Image:
         """(H, W[, 3]): the lower middle one of the samples in the densest interval of `width` levels."""
-        return self._store.modes(len(self._samples), width, light)
+        return self._store.modes(len(self), width, self._of_slots(light))
+
+    def _of_slots(self, light: Light | None) -> Light | None:
+        """A light of samples, in order of their slots."""
+        if light is None:
+            return None
+        back = np.argsort(self._order)
+        return Light(light.gains[back], light.offsets[back])
 
     def close(self) -> None:
         self._store.close()
 
 
+_LAST = (1 << 16) - 1  # a key behind all others
+
+
 @dataclass(frozen=True)
 class Part:
-    """What a background is made of: the samples of a ring, or some of its slots in order, in a common light."""
+    """What a background is made of: the samples of a ring, or some of them in order, in a common light."""
 
     ring: Ring
     light: Light | None = None
-    slots: Sequence[int] | None = None
+    some: Sequence[int] | None = None
 
     @property
     def spec(self) -> FrameSpec:
         return self.ring.spec
 
     def __len__(self) -> int:
-        return len(self.ring) if self.slots is None else len(self.slots)
+        return len(self.ring) if self.some is None else len(self.some)
 
     def reduce(self, ranks: Sequence[int]) -> Reduced:
         """As of a ring."""
-        return self.ring.reduce(ranks, self.light, self.slots)
+        return self.ring.reduce(ranks, self.light, self.some)
 
     def select(self, choice: Choice) -> Image:
         """As of a ring; the choice is among the samples of this part, in order."""
-        if self.slots is not None:
-            keys = np.full((len(self.ring), *choice.counts.shape), np.iinfo(np.uint32).max, np.uint32)
-            keys[list(self.slots)] = choice.keys
+        if self.some is not None:
+            keys = np.full((len(self.ring), *choice.counts.shape), _LAST, np.uint32)
+            keys[list(self.some)] = choice.keys
             choice = Choice(choice.patch, keys, choice.counts)
         return self.ring.select(choice, self.light)
 
     def support(self, image: Image, tolerance: int) -> NDArray[np.uint16]:
         """As of a ring. The other samples are made black for this, so that they are easily told and taken off."""
-        if self.slots is None:
+        if self.some is None:
             return self.ring.support(image, tolerance, self.light)
         others = np.ones(len(self.ring), bool)
-        others[list(self.slots)] = False
+        others[list(self.some)] = False
         light = self.light or unchanged(len(self.ring), self.spec)
         gains, offsets = light.gains.copy(), light.offsets.copy()
         gains[others] = offsets[others] = 0

@@ -227,7 +227,7 @@ def neighbours(samples: Sequence[int], timeline: Timeline, within: range, config
 
     K......n..s.......K    the frame before is decoded anyway, on the way from the keyframe K to the sample s
     .......Ks..n......K    unless the keyframe lies between: then the one behind
-    .......K.s.n.K.....    where keyframes are close, as far away as a group of pictures allows, but half as far at least
+    .......K.s.n.K.....    where keyframes are close, as far away as the group of pictures allows, half at least
 
     Without frame times, the lag is that of 30 frames a second.
     """

@@ -372,7 +372,7 @@ def test_another_recording_setting_or_version_is_refused(
     monkeypatch.setattr(checkpoint, "__version__", "99.0")
     assert "another version (gpu_bgstat: " in refusal()
     monkeypatch.setattr(checkpoint, "_FORMAT", 99)
-    assert "it has format 1, and this is gpu_bgstat 99.0 with 99" in refusal()
+    assert "it has format 2, and this is gpu_bgstat 99.0 with 99" in refusal()
     monkeypatch.undo()
     assert len(estimate(mine, Config(**config(device="auto", memory_limit="5GB")), checkpoint=here).samples) == 22
 

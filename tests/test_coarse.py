@@ -87,7 +87,19 @@ def test_few_frames_wait_for_partners_that_were_lost() -> None:
     view = CoarseView(FrameSpec(32, 32, 1, np.dtype("uint8")), 1000)
     for index in range(1000):
         view.see(index, np.zeros((32, 32), np.uint8), [(index, index + 5000)], sampled=True)
-    assert len(view._held) <= 16
+    assert len(view._held) <= 18
+
+
+def test_one_reader_is_far_behind_the_others() -> None:
+    """Its frame waits on, however many pairs the others bring meanwhile."""
+    view = CoarseView(FrameSpec(32, 32, 1, np.dtype("uint8")), 1000, 0, 2)
+    view.see(3, np.zeros((32, 32), np.uint8), [(9, 3)], sampled=False)
+    for sample in range(109, 1109, 10):
+        for index in (sample - 6, sample):
+            view.see(index, np.zeros((32, 32), np.uint8), [(sample, sample - 6)], sampled=index == sample)
+    assert len(view._held) == 1
+    view.see(9, np.zeros((32, 32), np.uint8), [(9, 3)], sampled=True)
+    assert not view.awaited() and not view._held
 
 
 def test_text_for_a_journal_comes_back() -> None:

@@ -91,7 +91,7 @@ def test_painting_restores_a_slope_under_a_crowd(shape: tuple[int, ...], dtype: 
     np.testing.assert_array_equal(got.stable, median.stable)
     np.testing.assert_array_equal(got.background[elsewhere], median.background[elsewhere])
     assert got.background.dtype == samples.dtype and got.background.shape == shape
-    for place, most in zip(PLACES, (4, 15), strict=True):
+    for place, most in zip(PLACES, (3, 8), strict=True):
         assert np.abs(median.background[place] - truth[place]).mean() > 50 * unit
         assert np.abs(got.background[place] - truth[place]).mean() < most * unit
 
@@ -158,7 +158,7 @@ def test_a_line_of_pixels_is_painted() -> None:
     samples = np.full((9, 1, 30), 90, np.uint8)
     samples[:, 0, 12:15] = 9 * np.arange(9)[:, None]
     got = of(samples, "inpaint").background[0].astype(int)
-    assert np.abs(got - 90).max() <= 5  # OpenCV takes slopes from beyond the edge
+    assert np.abs(got - 90).max() <= 1
 
 
 def test_painting_that_takes_long_is_announced(caplog: pytest.LogCaptureFixture) -> None:
@@ -166,7 +166,7 @@ def test_painting_that_takes_long_is_announced(caplog: pytest.LogCaptureFixture)
     picture, holes = np.full((1200, 1200), 90, np.uint8), np.zeros((1200, 1200), bool)
     holes[50:-50, 50:-50] = True
     painted = fill_inpaint(picture, holes, lambda: picture)
-    assert np.abs(painted.astype(int) - 90).max() <= 5
+    assert (painted == 90).all()  # however wide the hole is
     assert "painting 1.2 million pixels: up to 2 s" in caplog.text
 
 

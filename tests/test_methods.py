@@ -24,12 +24,13 @@ def floor(seed: int = 0, channels: int = 3) -> Any:
     rng = np.random.default_rng(seed)
     coarse = rng.normal(0, 12, (HEIGHT // 16, WIDTH // 16, channels))
     fine = rng.normal(0, 5, (HEIGHT, WIDTH, channels))
-    return 140 + cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) + fine
+    return 140 + np.asarray(cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)) + fine
 
 
 def noisy(scenes: Any, sigma: float = 2.0, seed: int = 1) -> Frames:
     rng = np.random.default_rng(seed)
-    return (scenes + rng.normal(0, sigma, scenes.shape)).round().clip(0, 255).astype(np.uint8)
+    frames: Frames = (scenes + rng.normal(0, sigma, scenes.shape)).round().clip(0, 255).astype(np.uint8)
+    return frames
 
 
 def animal(frame: Any, x: int, y: int, level: float = 60) -> None:

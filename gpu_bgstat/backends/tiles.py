@@ -57,10 +57,9 @@ def reduce(
     is row ranks[r] of the block sorted over T. Needs about 8 MB per thread besides the results. ValueError for
     a block of another kind, for rows that are not contiguous, and for a rank outside 0 .. T-1.
     """
-    count, values = block.shape
-    if slots is not None:
-        count = len(slots)
+    count = len(block) if slots is None else len(slots)
     _check(block, count, ranks)
+    values = block.shape[1]
     variance = np.empty(values, np.float32)
     order = np.empty((len(ranks), values), block.dtype)
 

@@ -68,6 +68,7 @@ class VideoSource(Source):
         self._losses = 0  # readings that found some
         self._tolls: dict[int, Toll] = {}  # of this reading, by the first packet of the stretch
         self._recalled: dict[int, Toll] = {}  # of one that was interrupted
+        self._paid: list[tuple[int, int]] = []  # packets whose damage that one has counted
         self._open: set[int] = set()  # frames that are due in stretches that are not through
         self._hidden = 0  # packets that an edit list leaves out
         self._opened: list[Any] = []  # for the first decoder: opening takes as long as decoding a few frames
@@ -211,6 +212,7 @@ class VideoSource(Source):
         stop, due, parts = self._stretches(plan, index, indices)
         crew = self._crew(index, parts)
         self._tolls, self._recalled = self._recalled, {}
+        self._paid = [span for toll in self._tolls.values() for span in toll.spans]
         self._open = set(due)
         self.decoding = {
             "way": "planned",
@@ -240,7 +242,7 @@ class VideoSource(Source):
 
     def _done(self, part: Stretch, toll: Toll) -> None:
         """Called by the decoders' threads: the damage first, since it counts once its frames are settled."""
-        if toll:
+        if toll and not any(begin <= part.first < end for begin, end in self._paid):
             self._tolls[part.first] = toll
         self._open.difference_update([number for number, _ in part.wanted])
 
