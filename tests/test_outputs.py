@@ -95,7 +95,7 @@ def test_the_page_stands_alone(film: Path, tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     seen = _References()
     seen.feed(page)
-    assert len(seen.images) == 4
+    assert len(seen.images) == 5
     assert all(source.startswith("data:image/") for source in seen.images)
     assert not seen.others
     assert not seen.scripts
