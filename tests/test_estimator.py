@@ -113,7 +113,7 @@ class Simulated:
 def test_unknown_length_spread_doubles_its_interval(frames: int, every: int, limit: int, looks: set[int]) -> None:
     """A plain simulation, compared at any time; and what it is for: the samples span all that was seen, evenly."""
     simulated = Simulated(every, limit)
-    with BackgroundEstimator(Config(every=every, max_samples=limit)) as estimator:
+    with BackgroundEstimator(Config(every=every, max_samples=limit, method="median")) as estimator:
         for index in range(frames):
             estimator.collect(np.full((2, 3), index % 251, np.uint8))
             simulated.show(index)
