@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Sample,
         Snapshots,
         estimate,
+        estimate_windows,
     )
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Snapshots",
     "__version__",
     "estimate",
+    "estimate_windows",
 ]
 
 

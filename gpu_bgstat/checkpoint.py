@@ -72,6 +72,7 @@ class Kept(_Record):
     index: int
     time_s: float | None
     brightness: float
+    shift: tuple[int, int] | None
     look: str
     coarse: str | None
 
@@ -233,8 +234,7 @@ class Checkpoint:
             frame=None if frame is None else (frame.width, frame.height, frame.channels, str(frame.dtype)),
             first=first,
             samples=[
-                Kept(**asdict(sample), look=look(sample).to_json(), coarse=coarse(sample))
-                for sample in samples[first:]
+                Kept(**asdict(sample), look=look(sample).to_json(), coarse=coarse(sample)) for sample in samples[first:]
             ],
             size=os.fstat(self.file.fileno()).st_size,
             unsettled=sorted(unsettled & there),

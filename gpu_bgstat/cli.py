@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import click
 import cv2
 
-from gpu_bgstat import comparison, device_table, doctor
+from gpu_bgstat import comparison, device_table, doctor, window_command
 from gpu_bgstat.backends.devices import read_devices
 from gpu_bgstat.checkpoint import left_behind, remove
 from gpu_bgstat.config import PRESETS, Config
@@ -56,12 +56,15 @@ def _setting_options(command: Command) -> Command:
         click.option("--end", metavar="PLACE", help=_help("end")),
         click.option("--duration", type=float, metavar="SECONDS", help=_help("duration")),
         click.option("--exclude", metavar="BEGIN-END", multiple=True, help=_help("exclude") + "; may be repeated"),
+        click.option("--every-window", metavar="LENGTH", help=_help("every_window")),
         click.option("--gray", is_flag=True, default=None, help=_help("gray")),
         click.option("--depth", type=click.Choice(["8", "16"]), help=_help("depth")),
         click.option("--method", type=click.Choice(["median", "still", "mode", "auto"]), help=_help("method")),
         click.option("--lag-s", type=float, metavar="SECONDS", help=_help("lag_s")),
+        click.option("--light", type=click.Choice(["off", "gain", "regimes"]), help=_help("light")),
         click.option("--threshold", metavar="V|auto", help=_help("threshold")),
         click.option("--fill", type=click.Choice(["median", "global", "mode", "inpaint"]), help=_help("fill")),
+        click.option("--shake", is_flag=True, default=None, help=_help("shake")),
         click.option("--roi", metavar="X,Y,W,H", help=_help("roi")),
         click.option("--reconnect", type=float, metavar="SECONDS", help=_help("reconnect")),
         click.option("--decode", type=click.Choice(["auto", "cpu", "nvdec"]), help=_help("decode")),
@@ -179,7 +182,14 @@ def estimate_command(
     if any(os.path.isdir(name) and Path(name).resolve() == folder.resolve() for name in sources):  # noqa: PTH112
         raise click.UsageError(f"{folder} is the source, whose next run would read the results: give another -o")
     snapshots = None if snapshot_every is None else _snapshots(snapshot_every, folder)
+    if config.every_window is not None and (snapshots or resume or checkpoint):
+        raise click.UsageError(
+            "--every-window writes each window once it is over: leave --snapshot-every, --resume out"
+        )
     _log_to_stderr(quiet)
+    if config.every_window is not None:
+        window_command.run(source, config, folder, as_json=as_json, quiet=quiet)
+        return
     if resume and checkpoint is None:
         checkpoint = folder / CHECKPOINT
     with writable(folder):
@@ -227,6 +237,8 @@ def plan_command(
 ) -> None:
     """Say, without decoding, what would be sampled, how much memory that takes, and on which device."""
     config, source = _config(preset, settings), _source(sources, size, pix)
+    if config.every_window is not None:
+        raise click.UsageError("plan tells of one window: give its --start and --end instead of --every-window")
     told = forecast(source, config)
     click.echo(json.dumps(told.as_dict(), indent=2) if as_json else str(told))
 

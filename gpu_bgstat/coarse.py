@@ -58,6 +58,14 @@ def patch_side(spec: FrameSpec, slots: int) -> int:
     return side
 
 
+def coarse_bytes(spec: FrameSpec, slots: int) -> int:
+    """What is remembered of `slots` samples takes, and what is made of it and of its choices at finalize. Measured."""
+    side = patch_side(spec, slots)
+    patches = -(-spec.width // side) * -(-spec.height // side)
+    size = spec.dtype.itemsize
+    return slots * patches * (2 * size * (spec.channels + 1) + 3 * spec.channels + 22) + spec.values * (3 * size + 7)
+
+
 class CoarseView:
     """Takes samples and neighbours in any order, and remembers what is coarse about the samples."""
 

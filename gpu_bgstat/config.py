@@ -22,6 +22,8 @@ _MOST_VARIANCE = 3e38  # float32
 _SHOWN = 80  # characters of a bad value
 _DEVICE = re.compile(r"auto|cpu|gpu(:all|:\d{1,3}(,\d{1,3})*)?")
 _FRAME_NUMBER = re.compile(r"(?P<n>\d{1,18})f$")
+_UNIT = re.compile(r"(?P<number>\d{1,9}(?:\.\d{1,6})?)\s*(?P<unit>s|min|h)")
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(?P<number>\d{1,20}(?:\.\d{1,9})?)\s*(?:(?P<prefix>[kmgtKMGT])(?P<binary>i)?)?[bB]?")
 
 
@@ -42,6 +44,19 @@ def position(value: Any) -> float | str:
     if isinstance(value, bool) or not 0 <= seconds < math.inf:
         raise ValueError("must be seconds (90.5), a clock time (HH:MM:SS) or a frame number (2700f)")
     return seconds
+
+
+def window(value: Any) -> float | str:
+    """A length of time: 600 or "600" or "600s" (seconds), "10min", "2h", "00:10:00"; or of frames: "1500f".
+
+    Raises ValueError on anything else.
+    """
+    text = str(value).strip()
+    unit = _UNIT.fullmatch(text)
+    length = float(unit["number"]) * _SECONDS[unit["unit"]] if unit else position(value)
+    if length in (0, "0f"):
+        raise ValueError("must be longer than nothing")
+    return length
 
 
 def frame_number(place: float | str) -> int | None:
@@ -125,6 +140,7 @@ def memory_size(value: Any) -> int:
 
 
 Position = Annotated[float | str, BeforeValidator(position)]
+Window = Annotated[float | str, BeforeValidator(window)]
 Stretches = Annotated[tuple[tuple[float | str, float | str], ...], BeforeValidator(_stretches)]
 Pixels = Annotated[int, BeforeValidator(_whole), Field(ge=-_MOST, le=_MOST)]
 
@@ -161,6 +177,11 @@ class Config(BaseModel):
         allow_inf_nan=False,
         description="seconds between a sample and the frame that tells what moves in it (still and auto)",
     )
+    light: Literal["off", "gain", "regimes"] = Field(
+        "off",
+        description="what is done about light that changes: nothing, each sample is brought to the light of most by a "
+        "gain and an offset, or each light gets its own background",
+    )
     threshold: Annotated[float | Literal["auto"], BeforeValidator(_threshold)] = Field(
         4.0,
         description="squared grey levels: a pixel is stable if no channel varies more (compared as float32); "
@@ -168,8 +189,11 @@ class Config(BaseModel):
     )
     fill: Literal["median", "global", "mode", "inpaint"] = Field(
         "median",
-        description="what unstable pixels show: their own median, the median of all stable pixels, their own most "
-        "frequent value, or what the stable pixels around suggest",
+        description="what is filled in: nothing (median); all unstable pixels, with the median of the others (global); "
+        "those whose background hardly any sample shows, with their densest value (mode) or from around (inpaint)",
+    )
+    shake: bool = Field(
+        False, description="move each sample, by whole pixels, to where the first one was: for a camera that shakes"
     )
     gray: bool = Field(False, description="estimate in grey (COLOR_BGR2GRAY) instead of in colour")
     depth: Literal[8, 16] | None = Field(
@@ -186,6 +210,11 @@ class Config(BaseModel):
     )
     duration: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="seconds from the start of the range; live sources need it"
+    )
+    every_window: Window | None = Field(
+        None,
+        description="seconds, 10min, 2h, HH:MM:SS, or frames such as 1500f: a background for each window of this "
+        "length, from the start of the range on",
     )
     reconnect: float | None = Field(
         None,
@@ -231,6 +260,8 @@ class Config(BaseModel):
             x, y, width, height = self.roi
             if min(x, y) < 0 or min(width, height) < 1:
                 raise ValueError(f"roi={x},{y},{width},{height} is no rectangle: X,Y from 0, W,H from 1")
+        if self.light == "regimes" and "mode" in (self.method, self.fill):
+            raise ValueError("light=regimes goes with neither method=mode nor fill=mode: take another one")
         if self.end is not None and self.duration is not None:
             raise ValueError("end and duration exclude each other: give one of them")
         if isinstance(self.start, str) and self.duration is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpu_bgstat.backends import trial
-from gpu_bgstat.backends.checkup import ENGINES, Finding, compare, pieces, rates, whole_path
+from gpu_bgstat.backends.checkup import ENGINES, Finding, compare, operations, pieces, rates, whole_path
 from gpu_bgstat.backends.cuda import Gpu
 from gpu_bgstat.backends.gpu import chosen
 from gpu_bgstat.errors import DeviceError
@@ -38,6 +38,8 @@ def _examine_one(gpu: Gpu, decodes: bool) -> Iterator[Finding]:
         for engine in ENGINES:
             for dtype in (np.uint8, np.uint16):
                 yield compare(gpu.index, engine, dtype, seed)
+        for dtype in (np.uint8, np.uint16):
+            yield operations(gpu, dtype, seed)
         yield from whole_path(gpu, seed)
         if decodes:
             yield from trial.findings(gpu.index)

@@ -13,18 +13,21 @@ from typing import Self
 import cv2
 
 from gpu_bgstat import backends
+from gpu_bgstat.backends.room import Room, default_limit, results_bytes
 from gpu_bgstat.backends.tiles import cores
-from gpu_bgstat.backends.room import Room, default_limit
-from gpu_bgstat.coarse import CoarseView
+from gpu_bgstat.by_light import needs_thumbnails, parted
+from gpu_bgstat.coarse import CoarseView, coarse_bytes
 from gpu_bgstat.config import Config
 from gpu_bgstat.conform import Conformer
 from gpu_bgstat.errors import BgstatError, TooFewSamplesError
 from gpu_bgstat.finalize import finalize
-from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Run, Sample
-from gpu_bgstat.methods import COARSE, METHODS
+from gpu_bgstat.frames import Background, Frame, FrameSpec, Image, Regime, Run, Sample
+from gpu_bgstat.light.regimes import MOST as MOST_REGIMES
+from gpu_bgstat.methods import METHODS
 from gpu_bgstat.oddities import Look, Watch
 from gpu_bgstat.ring import Ring
 from gpu_bgstat.schedule import Planned, Running
+from gpu_bgstat.shake import Stand, account, told
 
 _LOG = logging.getLogger("gpu_bgstat")
 
@@ -56,6 +59,7 @@ class BackgroundEstimator:
         self._kept = kept
         self._watch = Watch()
         self._coarse: CoarseView | None = None
+        self._stand: Stand | None = None
         self._closed = False
         self._seen = 0
         self.frame_spec: FrameSpec | None = None  # of the recording's frames; known with the first one
@@ -78,9 +82,10 @@ class BackgroundEstimator:
             slots = max(1, len(self._plan.samples))
         self._conform = conform
         self._watch = Watch(slots)
-        if self.config.method in COARSE:
+        if needs_thumbnails(self.config):
             self._coarse = CoarseView(conform.spec, slots, self._plan.between, self.config.decoders or cores())
-        self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, self._kept))
+        self._stand = Stand(conform.spec) if self.config.shake else None
+        self._ring = Ring(backend, slots, conform.spec, room_for(conform.spec, self.config, slots, self._kept))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -110,9 +115,16 @@ class BackgroundEstimator:
         assert self._ring is not None and self._conform is not None
         resized = self._conform.resized
         pixels = self._conform(frame.pixels)
-        if not self._plan.is_sample(frame.index):
-            if self._coarse is not None:
-                self._coarse.see(frame.index, pixels, self._plan.pairs(frame.index), sampled=False)
+        sampled, shift = self._plan.is_sample(frame.index), None
+        if self._stand is not None:
+            if not self._stand.begun and not sampled:
+                self._stand.early.append((frame.index, pixels))
+                return False
+            if not self._stand.begun:
+                self._begin(self._stand, pixels)
+            pixels, shift = self._stand(pixels)
+        if not sampled:
+            self._beside(frame.index, pixels)
             return False
         if self._ring.full and isinstance(self._plan, Running) and self.config.keep == "spread":
             self._plan.double()
@@ -126,11 +138,23 @@ class BackgroundEstimator:
         self._watch.see(frame.index, pixels, self._conform.resized > resized)
         if self._coarse is not None:
             self._coarse.see(frame.index, pixels, self._plan.pairs(frame.index), sampled=True)
-        if dropped := self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness)):
+        if dropped := self._ring.add(pixels, Sample(frame.index, frame.time_s, brightness, shift)):
             self._watch.forget(dropped.index)
             if self._coarse is not None:
                 self._coarse.forget(dropped.index)
         return True
+
+    def _begin(self, stand: Stand, first: Image) -> None:
+        """The first sample has come: it is where all others are moved to, and the frames that waited are treated."""
+        stand.begin(first)
+        while stand.early:
+            index, pixels = stand.early.pop(0)
+            self._beside(index, stand(pixels)[0])
+
+    def _beside(self, index: int, pixels: Image) -> None:
+        """Takes a frame that only tells what moves in another one."""
+        if self._coarse is not None:
+            self._coarse.see(index, pixels, self._plan.pairs(index), sampled=False)
 
     def recall(
         self,
@@ -149,6 +173,9 @@ class BackgroundEstimator:
         self.setup(spec)
         assert self._ring is not None and self._conform is not None
         self._ring.recall(samples)
+        first = next((slot for slot, sample in enumerate(samples) if sample.shift is not None), None)
+        if self._stand is not None and first is not None:
+            self._stand.begin(self._ring.at(first))  # samples come in order
         for sample, look, text in zip(samples, looks, coarse, strict=True):
             self._watch.recall(sample.index, look)
             if self._coarse is not None:
@@ -208,20 +235,39 @@ class BackgroundEstimator:
             )
         started = time.perf_counter()
         coarse = self._coarse.of(self._ring.samples) if self._coarse is not None else None
-        found = METHODS[self.config.method](self._ring, coarse)
+        by_light, method = parted(self._ring, coarse, self.config), METHODS[self.config.method]
+        founds = [method(*part) for part in by_light.parts]
         reduced_at = time.perf_counter()
-        final = finalize(found.background, found.variance, self.config, self._ring)
+        finals = [
+            finalize(found.background, found.variance, self.config, part, found.choice)
+            for found, (part, _) in zip(founds, by_light.parts, strict=True)
+        ]
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
+        samples = self._ring.samples
+        members = [tuple(samples[place] for place in some) for some in by_light.some]
+        regimes = [
+            Regime(final.background, final.variance, final.heatmap, some)
+            for final, some in zip(finals, members, strict=True)
+        ]
         run = Run(
             device=self._ring.device,
             frames_seen=self._seen,
             resized=self._watch.resized(self._ring.samples),
             sample_bytes=count * self._conform.spec.bytes,
-            warnings=(*self.warnings, *self._oddities()),
+            warnings=(*self.warnings, *self._oddities(), *by_light.warnings),
             notes=tuple(self.notes),
             timings_s=timings,
+            shake=account(self._ring.samples) if self.config.shake else None,
         )
-        return Background(**vars(final), samples=self._ring.samples, config=self.config, run=run, choice=found.choice)
+        return Background(
+            **vars(finals[0]),
+            samples=self._ring.samples,
+            config=self.config,
+            run=run,
+            choice=founds[0].choice,
+            regimes=tuple(regimes) if by_light.spans else (),
+            spans=by_light.spans,
+        )
 
     def _oddities(self) -> list[str]:
         assert self._conform is not None and self._ring is not None
@@ -230,7 +276,8 @@ class BackgroundEstimator:
             f"frames of type {name} were clipped to the range of {dtype} and truncated"
             for name in sorted(self._conform.clipped)
         ]
-        return [*notes, *self._watch.told(self._ring.samples)]
+        shaken = told(self._ring.samples) if self.config.shake else []
+        return [*notes, *self._watch.told(self._ring.samples), *shaken]
 
     def close(self) -> None:
         """Gives the ring's memory back; the estimator cannot be used afterwards, and says so."""
@@ -248,7 +295,9 @@ class BackgroundEstimator:
         self.close()
 
 
-def room_for(spec: FrameSpec, config: Config, kept: FileIO | None = None) -> Room:
-    """What the host may give to a ring of samples of this spec; raises ConfigError if memory_limit is too little."""
+def room_for(spec: FrameSpec, config: Config, slots: int, kept: FileIO | None = None) -> Room:
+    """What the host may give to a ring of `slots` samples of this spec; ConfigError if memory_limit is too little."""
     folder = Path(config.scratch) if config.scratch else None
-    return Room.within(default_limit(config.memory_limit), spec, folder, kept)
+    more = MOST_REGIMES - 1 if config.light == "regimes" else 0
+    besides = more * results_bytes(spec) + (coarse_bytes(spec, slots) if needs_thumbnails(config) else 0)
+    return Room.within(default_limit(config.memory_limit), spec, folder, kept, besides)

@@ -45,7 +45,7 @@ def verdicts(
     base, first, second  (H, W[, 3]): what is shown otherwise, and the medians of the two states
     lively               (T, PH, PW): where more moves than noise makes
     """
-    pictures = [np.rint(image * (255 / white)).clip(0, 255).astype(np.uint8) for image in (base, first, second)]
+    pictures = [_eight_bits(image, white) for image in (base, first, second)]
     height, width = base.shape[:2]
     side = patch // 2 + 1
     square = np.ones((side, side), np.uint8)
@@ -66,6 +66,13 @@ def verdicts(
         inside = (labels[box] == region).astype(np.uint8)
         found.append(_verdict(box, inside, [picture[box] for picture in pictures], states, lively, patch))
     return found
+
+
+def _eight_bits(image: Image, white: float) -> Image:
+    if image.dtype == np.uint8:
+        return image
+    scaled: Image = np.rint(image * np.float32(255 / white)).clip(0, 255).astype(np.uint8)
+    return scaled
 
 
 def _verdict(

@@ -14,6 +14,8 @@ from gpu_bgstat.fill import FILLS
 from gpu_bgstat.frames import Image, Noise
 from gpu_bgstat.noise import estimate_noise
 
+UNSURE = 64  # of 255: a confidence below is that of a background that less than a quarter of the samples show
+
 
 @dataclass(frozen=True)
 class Final:
@@ -38,16 +40,32 @@ class Samples(Protocol):
     def support(self, image: Image, tolerance: int) -> NDArray[np.uint16]: ...
 
 
-def finalize(background: Image, variance: NDArray[np.float32], config: Config, samples: Samples) -> Final:
-    """What a method made of the samples, (H, W[, 3]), with its unstable pixels filled, and all that is told of it."""
+def finalize(
+    background: Image,
+    variance: NDArray[np.float32],
+    config: Config,
+    samples: Samples,
+    choice: NDArray[np.uint8] | None = None,
+) -> Final:
+    """What a method made of the samples, (H, W[, 3]), with its holes filled, and all that is told of it.
+
+    choice  (H, W): not 0 where evidence speaks for the background, so that it is not unsure, however few show it
+    """
     noise = estimate_noise(variance, background, len(samples))
     thresholds = noise.thresholds
     if config.threshold != "auto":
         thresholds = (config.threshold,) * len(noise.thresholds)
     stable = stable_mask(variance, thresholds)
-    filled = FILLS[config.fill](background, stable, lambda: samples.modes(noise.width))
-    trust = confidence(samples.support(filled, noise.tolerance), len(samples))
-    return Final(filled, variance, stable, heatmap(variance), trust, noise, thresholds)
+    trust = confidence(samples.support(background, noise.tolerance), len(samples))
+    holes, fill = ~stable, FILLS[config.fill]
+    if fill and fill.unsure_only:
+        holes &= trust < UNSURE
+        if choice is not None:
+            holes &= choice == 0
+    if fill and holes.any():
+        background = fill.paint(background, holes, lambda: samples.modes(noise.width))
+        trust = confidence(samples.support(background, noise.tolerance), len(samples))
+    return Final(background, variance, stable, heatmap(variance), trust, noise, thresholds)
 
 
 def stable_mask(variance: NDArray[np.float32], thresholds: Sequence[float]) -> NDArray[np.bool_]:

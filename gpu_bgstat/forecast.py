@@ -81,5 +81,5 @@ def forecast(source: SourceLike, config: Config) -> Forecast:
             free_bytes=free_host_bytes(),
             way=recording.way(plan),
             device=backend.why,
-            samples_lie=backend.forecast(max(1, slots), spec, room_for(spec, config)) if spec else None,
+            samples_lie=backend.forecast(max(1, slots), spec, room_for(spec, config, max(1, slots))) if spec else None,
         )

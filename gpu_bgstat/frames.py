@@ -133,6 +133,7 @@ class Sample:
     index: int
     time_s: float | None
     brightness: float
+    shift: tuple[int, int] | None = None  # pixels right and down of the first sample, undone; None: not registered
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class Run:
     notes: tuple[str, ...] = ()  # about this machine: elsewhere, they may not hold
     decoding: dict[str, Any] = field(default_factory=dict)  # which way the frames were got, and why
     timings_s: dict[str, float] = field(default_factory=dict)  # stage -> seconds
+    shake: dict[str, float | int] | None = None  # of registered samples: `largest_px`, and `unregistered` ones
     snapshot: bool = False  # taken while collecting went on: there will be more samples
 
 
@@ -182,6 +184,33 @@ class Noise:
 
 
 @dataclass(frozen=True)
+class Regime:
+    """The empty arena in one light, from the samples that have it; its arrays are as those of `Background`."""
+
+    background: Image
+    variance: NDArray[np.float32]
+    heatmap: NDArray[np.uint8]
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of the recording in which one regime of light holds: frames [from_frame, to_frame).
+
+    regime   from 1; 0 is none of them
+    from_s   seconds since the first frame, or None where the source knows no times; `to_s` too
+    samples  how many there are
+    """
+
+    regime: int
+    from_frame: int
+    to_frame: int
+    from_s: float | None
+    to_s: float | None
+    samples: int
+
+
+@dataclass(frozen=True)
 class Background:
     """The empty arena, and how far to trust it.
 
@@ -195,6 +224,8 @@ class Background:
     samples     in order of their index
     choice      (H, W) uint8: 0 where the method's own value is shown; `auto` may show the state that lasts longer, 1,
                 or the other one, 2
+    regimes     with light=regimes, the background in each light, the commonest first, whose background this is, too
+    spans       with light=regimes, which of them holds when
     """
 
     background: Image
@@ -208,6 +239,8 @@ class Background:
     config: Config
     run: Run
     choice: NDArray[np.uint8]
+    regimes: tuple[Regime, ...] = ()
+    spans: tuple[Span, ...] = ()
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes the pictures, the variance and the report into `folder`, all of them or none.
@@ -217,3 +250,25 @@ class Background:
         from gpu_bgstat.outputs import save  # the one arrow downwards: a convenience for users
 
         return save(self, Path(folder))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of the recording with a background of its own: frames [from_frame, to_frame).
+
+    number   from 1
+    from_s   seconds since the first frame, or None where the source knows no times; `to_s` too
+    samples  how many there are; fewer than two make no background
+    """
+
+    number: int
+    from_frame: int
+    to_frame: int
+    from_s: float | None
+    to_s: float | None
+    samples: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"window_{self.number:04}"

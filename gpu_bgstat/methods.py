@@ -13,7 +13,7 @@ from gpu_bgstat.backends.backend import Choice
 from gpu_bgstat.coarse import Coarse
 from gpu_bgstat.evidence import verdicts
 from gpu_bgstat.frames import Image
-from gpu_bgstat.ring import Ring
+from gpu_bgstat.ring import Part
 from gpu_bgstat.states import two_states
 from gpu_bgstat.still import Levels, quiet_limit, still_choice, white_of
 
@@ -41,38 +41,38 @@ def floor_mean(two: Image) -> Image:
     return mean
 
 
-def median(ring: Ring, coarse: Coarse | None) -> Found:
-    """The median of all samples."""
-    reduced = ring.reduce(middle_ranks(len(ring)))
+def median(samples: Part, coarse: Coarse | None) -> Found:
+    """The median of the samples."""
+    reduced = samples.reduce(middle_ranks(len(samples)))
     return _plain(floor_mean(reduced.ranks), reduced.variance)
 
 
-def still(ring: Ring, coarse: Coarse | None) -> Found:
+def still(samples: Part, coarse: Coarse | None) -> Found:
     """The median of the samples in which least moves there."""
     assert coarse is not None
     choice = still_choice(coarse, Levels.of(coarse))
-    return _plain(floor_mean(ring.select(choice)), ring.reduce(()).variance)
+    return _plain(floor_mean(samples.select(choice)), samples.reduce(()).variance)
 
 
-def mode(ring: Ring, coarse: Coarse | None) -> Found:
+def mode(samples: Part, coarse: Coarse | None) -> Found:
     """Each value's densest interval, and the median of what lies in it."""
-    top: Any = np.iinfo(ring.spec.dtype).max
-    return _plain(ring.modes(MODE_WIDTH * (top + 1) // 256), ring.reduce(()).variance)
+    top: Any = np.iinfo(samples.spec.dtype).max
+    return _plain(samples.modes(MODE_WIDTH * (top + 1) // 256), samples.reduce(()).variance)
 
 
-def auto(ring: Ring, coarse: Coarse | None) -> Found:
+def auto(samples: Part, coarse: Coarse | None) -> Found:
     """As `still`; where a region has two states, what the evidence says is the empty one."""
     assert coarse is not None
     levels = Levels.of(coarse)
-    base = floor_mean(ring.select(still_choice(coarse, levels)))
-    variance = ring.reduce(()).variance
+    base = floor_mean(samples.select(still_choice(coarse, levels)))
+    variance = samples.reduce(()).variance
     shown = np.zeros(base.shape[:2], np.uint8)
     states = two_states(levels)
     if states is not None:
         places = states.double | states.beside
         pixels = _spread(places, coarse.patch, base)
         first, second = (
-            np.where(pixels, floor_mean(ring.select(_members(state, places, coarse))), base)
+            np.where(pixels, floor_mean(samples.select(_members(state, places, coarse))), base)
             for state in (states.first, states.second)
         )
         lively = levels.motions > quiet_limit(levels)
@@ -100,7 +100,7 @@ def _spread(places: NDArray[np.bool_], patch: int, image: Image) -> NDArray[np.b
     return pixels if image.ndim == 2 else pixels[..., None]
 
 
-METHODS: dict[str, Callable[[Ring, Coarse | None], Found]] = {
+METHODS: dict[str, Callable[[Part, Coarse | None], Found]] = {
     "median": median,
     "still": still,
     "mode": mode,

@@ -127,19 +127,19 @@ class Watch:
         """Warnings, with times; samples in the order of their indices. One without a look is not judged."""
         seen = [sample for sample in samples if sample.index in self._looks]
         looks = [self._looks[sample.index] for sample in seen]
-        where = _words(seen)
+        where = words_of(seen)
         resized = [look.resized for look in looks]
         black = _black(looks)
         frozen = _frozen(looks, black)
         told = []
         if any(resized):
-            stretches = where(_runs(resized))
+            stretches = where(runs(resized))
             told.append(f"{sum(resized)} samples had another size than the first and were resized to it: {stretches}")
         if any(black):
-            told.append(f"{sum(black)} samples are black: {where(_runs(black))}; --exclude leaves them out")
+            told.append(f"{sum(black)} samples are black: {where(runs(black))}; --exclude leaves them out")
         if any(frozen):
             told.append(
-                f"the picture is frozen, {sum(frozen)} samples in a row are equal bit for bit: {where(_runs(frozen))}"
+                f"the picture is frozen, {sum(frozen)} samples in a row are equal bit for bit: {where(runs(frozen))}"
             )
         lit = [place for place, dark in enumerate(black) if not dark]
         for place, pixels in moves([looks[place] for place in lit]):
@@ -168,19 +168,19 @@ def _frozen(looks: Sequence[Look], black: Sequence[bool]) -> list[bool]:
     """Which samples belong to a stretch of identical ones; black ones are told of by themselves."""
     same = [False, *(a.checksum == b.checksum for a, b in pairwise(looks))][: len(looks)]
     frozen = [False] * len(looks)
-    for first, last in _runs([here and not dark for here, dark in zip(same, black, strict=True)]):
+    for first, last in runs([here and not dark for here, dark in zip(same, black, strict=True)]):
         if last - first + 2 >= _FROZEN:  # with the sample before, which they repeat
             frozen[first - 1 : last + 1] = [True] * (last - first + 2)
     return frozen
 
 
-def _runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
+def runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
     """First and last place of each stretch of true flags."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(flags, np.int8), [0]])))
     return [(int(first), int(stop) - 1) for first, stop in edges.reshape(-1, 2)]
 
 
-def _words(samples: Sequence[Sample]) -> Callable[[Sequence[tuple[int, int]]], str]:
+def words_of(samples: Sequence[Sample]) -> Callable[[Sequence[tuple[int, int]]], str]:
     """What says in words where stretches of samples lie: in time, or in frame numbers where no times are known."""
     timed = all(sample.time_s is not None for sample in samples)
     long = timed and bool(samples) and (samples[-1].time_s or 0.0) >= _LONG_S

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpu_bgstat import schedule
 from gpu_bgstat.config import Config
-from gpu_bgstat.errors import SourceError
+from gpu_bgstat.errors import ConfigError, SourceError
 from gpu_bgstat.estimator import BackgroundEstimator
 from gpu_bgstat.frames import Background, Run
 from gpu_bgstat.resume import Resume
@@ -20,7 +20,7 @@ from gpu_bgstat.snapshots import Album, Snapshots
 from gpu_bgstat.sources import SourceLike, open_source
 from gpu_bgstat.sources.source import ReadAgainError, Source
 
-_MOST_READINGS = 20  # each tells what the one before could not know; a source gives up planning long before
+MOST_READINGS = 20  # each tells what the one before could not know; a source gives up planning long before
 _LOG = logging.getLogger("gpu_bgstat")
 
 
@@ -50,7 +50,9 @@ def estimate(
     Raises SourceError, ConfigError, DeviceError, ScratchError, CheckpointError or TooFewSamplesError.
     """
     config = config or Config()
-    clock, album = _Clock(), Album(snapshots)
+    if config.every_window is not None:
+        raise ConfigError("every_window asks for several backgrounds, and estimate makes one: use estimate_windows")
+    clock, album = Clock(), Album(snapshots)
     with (
         closing(open_source(source, config)) as recording,
         closing(Resume(checkpoint, recording, config)) as resume,
@@ -59,7 +61,7 @@ def estimate(
         plan = schedule.plan(recording.timeline, config)
         clock.lap("open")
         notes: list[str] = []
-        for readings_left in reversed(range(_MOST_READINGS)):
+        for readings_left in reversed(range(MOST_READINGS)):
             with BackgroundEstimator(config, plan=plan, kept=resume.file) as estimator:
                 estimator.warnings.extend([*notes, *plan.notes])
                 rest = resume.rest(plan, estimator)
@@ -101,7 +103,7 @@ def _collected(
         yield
 
 
-def _show(album: Album, estimator: BackgroundEstimator, recording: Source, clock: _Clock) -> None:
+def _show(album: Album, estimator: BackgroundEstimator, recording: Source, clock: Clock) -> None:
     """Hands the background of the samples so far to whoever wants snapshots."""
     clock.lap("read")
     background = estimator.finalize()
@@ -110,7 +112,7 @@ def _show(album: Album, estimator: BackgroundEstimator, recording: Source, clock
     clock.lap("snapshots")
 
 
-def _account(run: Run, recording: Source, clock: _Clock) -> Run:
+def _account(run: Run, recording: Source, clock: Clock) -> Run:
     """The estimator's account of the run, completed by what only the source and the clock know."""
     return replace(
         run,
@@ -126,7 +128,7 @@ def _account(run: Run, recording: Source, clock: _Clock) -> Run:
     )
 
 
-class _Clock:
+class Clock:
     """Seconds spent in each stage; a stage that comes twice adds up."""
 
     def __init__(self) -> None:

@@ -6,6 +6,7 @@ from gpu_bgstat.estimator import BackgroundEstimator
 from gpu_bgstat.frames import Background, FrameSpec, Sample
 from gpu_bgstat.pipeline import Progress, estimate
 from gpu_bgstat.snapshots import Snapshots
+from gpu_bgstat.windows import estimate_windows
 
 __all__ = [
     "Background",
@@ -17,4 +18,5 @@ __all__ = [
     "Sample",
     "Snapshots",
     "estimate",
+    "estimate_windows",
 ]

@@ -77,9 +77,7 @@ class Resume:
             raise
         self._commit(estimator, complete=True)
 
-    def _commit(
-        self, estimator: BackgroundEstimator, *, only_if_due: bool = False, complete: bool = False
-    ) -> None:
+    def _commit(self, estimator: BackgroundEstimator, *, only_if_due: bool = False, complete: bool = False) -> None:
         """`complete`: all was read, and neighbours that have not come never will."""
         checkpoint = self._checkpoint
         if checkpoint is None or (only_if_due and not checkpoint.due):

@@ -10,7 +10,7 @@ ranks do not depend on it. What is chosen among samples goes by their index.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,11 @@ class Ring:
         self._samples = list(samples)
         self._again = {sample.index: slot for slot, sample in enumerate(samples)}
 
+    def at(self, slot: int) -> Image:
+        """The pixels in a slot of a live sample."""
+        pixels: Image = self._store.reduce(len(self._samples), [0], slots=[slot]).ranks[0]
+        return pixels
+
     @property
     def slots(self) -> tuple[Sample, ...]:
         """The live samples in order of their slots."""
@@ -92,30 +97,98 @@ class Ring:
         del self._samples[live:]
         self._oldest = 0
 
-    def reduce(self, ranks: Sequence[int], light: Light | None = None, slots: Sequence[int] | None = None) -> Reduced:
-        """The variance and these order statistics (ranks from 0) over the live samples, or some of their slots."""
-        return self._store.reduce(len(self._samples), ranks, light, slots)
+    # What follows is in order of `samples`, not of slots: what is chosen must not depend on which sample came first.
+
+    @property
+    def _order(self) -> NDArray[np.intp]:
+        """The slots of `samples`."""
+        return np.argsort([sample.index for sample in self._samples])
+
+    def reduce(self, ranks: Sequence[int], light: Light | None = None, some: Sequence[int] | None = None) -> Reduced:
+        """The variance and these order statistics (ranks from 0) over the samples, or some of them."""
+        slots = None if some is None else self._order[list(some)].tolist()
+        return self._store.reduce(len(self), ranks, self._of_slots(light), slots)
 
     def select(self, choice: Choice, light: Light | None = None) -> Image:
         """(2, H, W[, 3]): the two middle ranks of the samples that count in each patch.
 
-        The rows of `choice` are of `samples`, not of slots: of equal keys, which are below 2**16, the one of the earlier
-        sample comes first, whichever sample came first.
+        Keys are below 2**16; of equal ones, that of the earlier sample comes first.
         """
-        order = np.argsort([sample.index for sample in self._samples])  # the slots of `samples`
+        order = self._order
         if not np.array_equal(order, np.arange(len(order))):
             keys = np.empty_like(choice.keys)
             keys[order] = choice.keys * np.uint32(len(order)) + np.arange(len(order), dtype=np.uint32)[:, None, None]
             choice = replace(choice, keys=keys)
-        return self._store.select(len(self._samples), choice, light)
+        return self._store.select(len(self), choice, self._of_slots(light))
 
     def support(self, image: Image, tolerance: int, light: Light | None = None) -> NDArray[np.uint16]:
         """(H, W[, 3]): how many samples are within `tolerance` levels of the image."""
-        return self._store.support(len(self._samples), image, tolerance, light)
+        return self._store.support(len(self), image, tolerance, self._of_slots(light))
 
     def modes(self, width: int, light: Light | None = None) -> Image:
         """(H, W[, 3]): the lower middle one of the samples in the densest interval of `width` levels."""
-        return self._store.modes(len(self._samples), width, light)
+        return self._store.modes(len(self), width, self._of_slots(light))
+
+    def _of_slots(self, light: Light | None) -> Light | None:
+        """A light of samples, in order of their slots."""
+        if light is None:
+            return None
+        back = np.argsort(self._order)
+        return Light(light.gains[back], light.offsets[back])
 
     def close(self) -> None:
         self._store.close()
+
+
+_LAST = (1 << 16) - 1  # a key behind all others
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a background is made of: the samples of a ring, or some of them in order, in a common light."""
+
+    ring: Ring
+    light: Light | None = None
+    some: Sequence[int] | None = None
+
+    @property
+    def spec(self) -> FrameSpec:
+        return self.ring.spec
+
+    def __len__(self) -> int:
+        return len(self.ring) if self.some is None else len(self.some)
+
+    def reduce(self, ranks: Sequence[int]) -> Reduced:
+        """As of a ring."""
+        return self.ring.reduce(ranks, self.light, self.some)
+
+    def select(self, choice: Choice) -> Image:
+        """As of a ring; the choice is among the samples of this part, in order."""
+        if self.some is not None:
+            keys = np.full((len(self.ring), *choice.counts.shape), _LAST, np.uint32)
+            keys[list(self.some)] = choice.keys
+            choice = Choice(choice.patch, keys, choice.counts)
+        return self.ring.select(choice, self.light)
+
+    def support(self, image: Image, tolerance: int) -> NDArray[np.uint16]:
+        """As of a ring. The other samples are made black for this, so that they are easily told and taken off."""
+        if self.some is None:
+            return self.ring.support(image, tolerance, self.light)
+        others = np.ones(len(self.ring), bool)
+        others[list(self.some)] = False
+        light = self.light or unchanged(len(self.ring), self.spec)
+        gains, offsets = light.gains.copy(), light.offsets.copy()
+        gains[others] = offsets[others] = 0
+        near = self.ring.support(image, tolerance, Light(gains, offsets))
+        counted: NDArray[np.uint16] = near - (image <= tolerance) * np.uint16(np.count_nonzero(others))
+        return counted
+
+    def modes(self, width: int) -> Image:
+        """As of a ring, of all its samples: those that are not of this part must be few."""
+        return self.ring.modes(width, self.light)
+
+
+def unchanged(count: int, spec: FrameSpec) -> Light:
+    """The light that changes nothing."""
+    shape = count, spec.channels
+    return Light(np.full(shape, 1 << 16, np.int64), np.full(shape, 1 << 15, np.int64))

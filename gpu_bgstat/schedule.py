@@ -193,7 +193,7 @@ def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
     """
     if timeline is None:
         return Running(config)
-    first, stop = _range(timeline, config)
+    first, stop = bounds(timeline, config)
     candidates: Sequence[int] = range(first + config.every - 1, stop, config.every)
     excluded = [(_locate(timeline, a, "exclude"), _locate(timeline, b, "exclude")) for a, b in config.exclude]
     if excluded:
@@ -214,7 +214,7 @@ def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
         else:
             notes = [_NO_KEYFRAMES]
     beside = neighbours(samples, timeline, range(first, stop), config) if needs_neighbours(config) else {}
-    return Planned(samples, stop, neighbours=beside, any_order=True, notes=notes)
+    return Planned(samples, stop, neighbours=beside, any_order=not config.shake, notes=notes)
 
 
 def needs_neighbours(config: Config) -> bool:
@@ -227,7 +227,7 @@ def neighbours(samples: Sequence[int], timeline: Timeline, within: range, config
 
     K......n..s.......K    the frame before is decoded anyway, on the way from the keyframe K to the sample s
     .......Ks..n......K    unless the keyframe lies between: then the one behind
-    .......K.s.n.K.....    where keyframes are close, as far away as a group of pictures allows, but half as far at least
+    .......K.s.n.K.....    where keyframes are close, as far away as the group of pictures allows, half at least
 
     Without frame times, the lag is that of 30 frames a second.
     """
@@ -296,7 +296,7 @@ def _few(samples: Sequence[int], keyframes: NDArray[np.int64]) -> list[str]:
     return [f"the range has {len(keyframes)} keyframes for {len(samples)} samples: only they are taken (snap=keyframe)"]
 
 
-def _range(timeline: Timeline, config: Config) -> tuple[int, int]:
+def bounds(timeline: Timeline, config: Config) -> tuple[int, int]:
     """Frame numbers [first, stop) of the range that `start`, `end` and `duration` name."""
     first = 0 if config.start is None else _locate(timeline, config.start, "start")
     stop = timeline.frames

@@ -23,7 +23,7 @@ _SMOOTHED = 3  # patches: what moves is seen in those around it, too
 _SLACK = EIGHTHS // 4  # of motion beyond noise; and a quarter more
 _SAME_LIGHT = 2.0  # levels
 _REFERENCES = 64  # samples, at most, whose middle is the common light
-_LIGHT_PATCHES = 4096  # patches, at most, that tell a sample's light
+_LIGHT_PATCHES = 1024  # patches, at most, that tell a sample's light
 _WHITE = 99.9  # percentile of what 16-bit samples reach: 255 levels
 
 

@@ -23,10 +23,34 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 # The register budget, as blocks per SM that the registers must leave room for: {kernel: {architecture: blocks}}.
 # u8: all threads of an SM, or the one block that shared memory has room for. u16: what shared memory has room for, but
 # on 80, 90 and 100, where a fourth block of 512 threads would leave 32 registers and spill. nv12_bgr: all threads.
+# chosen: 64 registers a thread, and what shared memory has room for. support: all threads, or 40 registers.
 BLOCKS = {
+    "chosen": {75: 1, 80: 2, 86: 2, 89: 2, 90: 2, 100: 2, 120: 2},
     "nv12_bgr": {75: 4, 80: 8, 86: 6, 89: 6, 90: 8, 100: 8, 120: 6},
     "statistics_u8": {75: 1, 80: 2, 86: 1, 89: 1, 90: 2, 100: 2, 120: 1},
     "statistics_u16": {75: 1, 80: 3, 86: 2, 89: 2, 90: 3, 100: 3, 120: 2},
+    "support": {75: 2, 80: 4, 86: 3, 89: 3, 90: 4, 100: 3, 120: 3},
+}
+
+# All variants that the package compiles, and the blocks per SM that the registers of each must leave room for, on
+# architectures where the plain kernel has room for as many.
+VARIANTS = {
+    ("chosen", "READERS=16"): 2,
+    ("statistics_u8", "ROWS=1"): 2,
+    ("statistics_u8", "LIGHT=1"): 2,
+    ("statistics_u8", "ROWS=1 LIGHT=1"): 1,
+    ("statistics_u8", "CHOSEN=1"): 1,
+    ("statistics_u8", "CHOSEN=1 LIGHT=1"): 1,
+    ("statistics_u8", "MODE=1"): 2,
+    ("statistics_u8", "MODE=1 LIGHT=1"): 2,
+    ("statistics_u16", "ROWS=1"): 3,
+    ("statistics_u16", "LIGHT=1"): 2,
+    ("statistics_u16", "ROWS=1 LIGHT=1"): 2,
+    ("statistics_u16", "CHOSEN=1"): 2,
+    ("statistics_u16", "CHOSEN=1 LIGHT=1"): 2,
+    ("support", "LIGHT=1"): 2,
+    ("support", "WIDE=1"): 4,
+    ("support", "WIDE=1 LIGHT=1"): 2,
 }
 
 pytestmark = pytest.mark.nvrtc
@@ -72,6 +96,15 @@ def test_no_spills_and_registers_within_the_budget(bench: Any, path: Path, arch:
         f" {bench.REGISTERS // (blocks * figures.threads) // 8 * 8} each"
     )
     assert figures.blocks >= blocks
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("kernel, defines", VARIANTS)
+def test_no_variant_spills(bench: Any, kernel: str, defines: str, arch: int) -> None:
+    path = ROOT / "kernels" / f"{kernel}.cu"
+    figures = bench.figures(path, arch, bench.find_nvdisasm(), [f"-D{define}" for define in defines.split()])
+    assert figures.spilled_bytes == 0
+    assert figures.allowed()["registers"] >= min(BLOCKS[kernel][arch], VARIANTS[kernel, defines])
 
 
 @pytest.mark.parametrize("path", DESIGNS, ids=lambda path: path.stem)

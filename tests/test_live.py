@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ from gpu_bgstat import Background, Config, Progress, Snapshots, estimate
 from gpu_bgstat.arena import Arena
 from gpu_bgstat.cli import hush_opencv, main
 from gpu_bgstat.errors import ConfigError, OutputError, SourceError
+from gpu_bgstat.frames import Window
 from gpu_bgstat.media import live
 from gpu_bgstat.outputs import OUTPUTS
 from gpu_bgstat.outputs.report import report
 from gpu_bgstat.sources import open_source
 from gpu_bgstat.sources.pipe import PipeSource
+from gpu_bgstat.windows import estimate_windows
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # cameras that are away are meant here; OpenCV reads this once
 
@@ -322,6 +324,21 @@ def test_an_error_of_the_plan_comes_from_the_reading(hasty: None) -> None:
             next(source.read(Impossible()))
         until_read()
         assert not readers()
+
+
+def test_windows_of_a_camera(hasty: None) -> None:
+    """One connection; the reading thread asks the windows' schedules while the windows before are made."""
+    taken: list[tuple[Window, Background | None]] = []
+
+    def film(number: int) -> Iterable[bytes]:
+        return chain([jpeg_part(20)] * 20, [jpeg_part(120)] * 20, repeat(jpeg_part(220)))
+
+    with filming(film) as camera:
+        config = Config(every=2, end="55f", every_window="20f", method="median")
+        found = estimate_windows(camera.url, config, lambda window, background: taken.append((window, background)))
+        assert len(camera.asked) == 1
+    assert [(w.from_frame, w.to_frame, w.samples) for w in found.windows] == [(0, 20, 10), (20, 40, 10), (40, 55, 7)]
+    assert [round(float(background.background.mean())) for _, background in taken if background] == [20, 120, 220]
 
 
 def test_reading_twice_begins_anew(hasty: None) -> None:

@@ -41,7 +41,7 @@ def test_a_plan_tells_its_sizes() -> None:
     texts = [str(plan) for plan in placements(UHD, 600, [(1, 24 * GB), (0, 8 * GB)], None)]
     assert texts[0].startswith("one ring on gpu:1, 15.0 GB")
     pinned = "112.0 MB of pinned host memory"
-    assert texts[1] == f"split by rows over gpu:1 (rows 0..1619, 11.3 GB), gpu:0 (rows 1620..2159, 3.8 GB); {pinned}"
+    assert texts[1] == f"split by rows over gpu:1 (rows 0..1619, 11.2 GB), gpu:0 (rows 1620..2159, 3.8 GB); {pinned}"
     assert texts[2].startswith("14.9 GB of pinned host memory, streamed in slabs through gpu:1 (rows 0..1619, ")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_bgstat.backends import kernels, tiles
+from gpu_bgstat.backends import cpu, kernels, tiles
+from gpu_bgstat.backends.backend import Choice, Light
 from gpu_bgstat.backends.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Block, Gpu, cuda_errors, cupy, upload, visible
 from gpu_bgstat.backends.devices import read_devices
 from gpu_bgstat.backends.gpu import GpuStore
@@ -160,6 +161,39 @@ def whole_path(gpu: Gpu, seed: int) -> list[Finding]:
         detail = "equal to the CPU's results, bit for bit" if right else "other results than the CPU's: do not use it"
         findings.append(Finding(f"whole path, {plan.kind}", right, f"{len(frames)} frames of {spec}: {detail}"))
     return findings
+
+
+def operations(gpu: Gpu, dtype: Any, seed: int) -> Finding:
+    """Chosen samples, a common light, support and modes, in a small ring, against the specification."""
+    rng = np.random.default_rng(seed)
+    top = int(np.iinfo(dtype).max)
+    frames = np.clip(rng.normal(top / 3, top / 30, (40, 44, 60, 3)), 0, top).astype(dtype)
+    count, spec = len(frames), FrameSpec.of(frames[0])
+    light = Light(rng.integers(0, 2 << 16, (count, 3)), rng.integers(-top << 14, top << 14, (count, 3)))
+    keys = rng.integers(0, 8, (count, 6, 8), np.uint32)  # patches of 8; many keys are equal
+    choice = Choice(8, keys, rng.integers(0, count + 1, (6, 8), np.uint32))
+    image, near, lit = frames[1], top // 30, cpu.lit(frames, light)
+    plan = next(placements(spec, count, [(gpu.index, gpu.free_bytes)], None))
+    with closing(GpuStore(spec, plan, plan.kind)) as store:
+        for slot, frame in enumerate(frames):
+            store.put(slot, frame)
+        pairs = {
+            "ranks in a common light": (
+                store.reduce(count, [1], light, [7, 3, 9]).ranks,
+                cpu.ranks(lit[[7, 3, 9]], [1]),
+            ),
+            "chosen samples": (store.select(count, choice), cpu.middles(frames, choice)),
+            "chosen samples in a common light": (store.select(count, choice, light), cpu.middles(lit, choice)),
+            "support": (store.support(count, image, near, light), cpu.support(lit, image, near)),
+            "modes": (store.modes(count, near, light), cpu.modes(lit, near)),
+        }
+    wrong = [what for what, (got, want) in pairs.items() if not np.array_equal(got, want)]
+    detail = f"{', '.join(wrong)}: other results than the CPU's, seed {seed}: do not use it, and please report it"
+    return Finding(
+        f"operations, {np.dtype(dtype).name}",
+        not wrong,
+        detail if wrong else f"{', '.join(pairs)}: as specified, bit for bit (seed {seed})",
+    )
 
 
 def milliseconds(run: Callable[[], Any], rounds: int = 5, times: int = 10) -> float:

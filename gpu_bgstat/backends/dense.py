@@ -7,8 +7,16 @@ from typing import Any
 import numpy as np
 
 from gpu_bgstat.backends.cuda import cupy
+from gpu_bgstat.backends.device_tiles import tiles
+from gpu_bgstat.backends.reading import Reading
 
-MODE_PARTS = 16  # a tile is so many times smaller than others: positions of 8 bytes are kept for each sample
+_PARTS = 16  # a tile is so many times smaller than others: positions of 8 bytes are kept for each sample
+
+
+def put_modes(samples: tuple[int, int], shape: tuple[int, int], span: int, out: Any, reading: Reading) -> None:
+    """Fills `out` (V,), tile by tile; arguments as `Kernels.launch`."""
+    for part, tile in tiles(samples, shape, out.dtype, reading, _PARTS):
+        out[part] = modes(tile, span)
 
 
 def modes(tile: Any, span: int) -> Any:

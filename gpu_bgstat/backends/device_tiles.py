@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,16 @@ from gpu_bgstat.backends.reading import Reading, sum_type
 _TILE_BYTES = 1 << 24  # of samples; eight times as much while they are squared
 
 
-@contextmanager
-def own_pool() -> Iterator[None]:
-    """Arrays made inside take their memory from a pool that ends with the block."""
+def in_own_pool(work: Callable[[], object]) -> None:
+    """Does what takes its memory from a pool that ends with it, and waits for the current stream.
+
+    A function, because arrays that outlive their pool would leave it their memory when nobody empties it any more.
+    """
     pool = cupy().cuda.MemoryPool()
     try:
         with cupy().cuda.using_allocator(pool.malloc):
-            yield
+            work()
+            cupy().cuda.get_current_stream().synchronize()
     finally:
         pool.free_all_blocks()
 

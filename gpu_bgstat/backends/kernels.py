@@ -16,7 +16,7 @@ import numpy as np
 
 from gpu_bgstat.backends import dense
 from gpu_bgstat.backends.cuda import INSTALL, cuda_errors, cupy
-from gpu_bgstat.backends.device_tiles import at, own_pool, tiles
+from gpu_bgstat.backends.device_tiles import at, in_own_pool
 from gpu_bgstat.backends.placement import LINE_BYTES
 from gpu_bgstat.backends.reading import AS_THEY_ARE, Patches, Reading
 from gpu_bgstat.config import MAX_SAMPLES_LIMIT
@@ -196,11 +196,8 @@ class Kernels:
             variant = ("MODE=1", *_variant(reading)), reading
             self._statistics(samples, shape, (0, 1, 0, result), variant, span=min(span, 256))
             return
-        out = at(result, (shape[1],), self._dtype)
-        with cuda_errors(f"gpu:{self._device}, finding modes"), own_pool():
-            for part, tile in tiles(samples, shape, self._dtype, reading, dense.MODE_PARTS):
-                out[part] = dense.modes(tile, span)
-            cupy().cuda.get_current_stream().synchronize()
+        with cuda_errors(f"gpu:{self._device}, finding modes"):
+            in_own_pool(lambda: dense.put_modes(samples, shape, span, at(result, (shape[1],), self._dtype), reading))
 
     def _check(self, samples: tuple[int, int], shape: tuple[int, int], reading: Reading) -> None:
         (address, pitch), (count, values) = samples, shape

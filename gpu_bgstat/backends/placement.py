@@ -25,7 +25,7 @@ from gpu_bgstat.frames import FrameSpec
 LINE_BYTES = 128  # rows of a ring begin at multiples of this: a block of the kernels reads one line of each
 STAGING = 3  # pinned frames on their way to a device
 LANES = 2  # chunks that are reduced side by side
-LEAST_PATCH = 4  # pixels, the side of a patch
+LEAST_PATCH, _USUAL_PATCH = 4, 16  # pixels, the side of a patch
 MOST_RANKS = 512  # order statistics of one pass; the least results' memory holds so many of one line of values
 
 _RANKS = 2  # the results' memory is sized for so many; for more ranks the chunks get smaller
@@ -101,14 +101,17 @@ class Share:
 
     @property
     def work_bytes(self) -> int:
-        """Keys and mask of a lane for the patches of one chunk, or of some part of it; or one chunk of an image."""
-        least, most = (self._patch_bytes(values) for values in (LINE_BYTES, self.chunk_values))
-        return max(least, min(most, _MOST_WORK_BYTES))
+        """Keys and mask of a lane: for the usual patches of a chunk, or for the smallest ones of one line of values.
 
-    def _patch_bytes(self, values: int) -> int:
-        """For so many values, beginning anywhere, with the smallest patches: they reach into so many rows of them."""
-        rows = (values - 1) // self.row_values // LEAST_PATCH + 2
-        return rows * -(-self.width // LEAST_PATCH) * patch_bytes(self.slots)
+        For smaller patches than usual, and for images that do not fit, chunks get smaller.
+        """
+        least = self._patch_bytes(LINE_BYTES, LEAST_PATCH)
+        return max(least, min(self._patch_bytes(self.chunk_values, _USUAL_PATCH), _MOST_WORK_BYTES))
+
+    def _patch_bytes(self, values: int, side: int) -> int:
+        """For so many values, beginning anywhere: they reach into so many rows of patches."""
+        rows = (values - 1) // self.row_values // side + 2
+        return rows * -(-self.width // side) * patch_bytes(self.slots)
 
     def values_for(self, side: int, count: int) -> int:
         """How many values may be reduced at a time where keys and masks of patches are needed."""

@@ -6,15 +6,14 @@ values is reduced at a time. Reads each sample 8 or 16 times for each rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpu_bgstat.backends import dense
 from gpu_bgstat.backends.cuda import cuda_errors, cupy
-from gpu_bgstat.backends.device_tiles import at, own_pool, tiles
+from gpu_bgstat.backends.device_tiles import at, in_own_pool, tiles
 from gpu_bgstat.backends.kernels import compiling
 from gpu_bgstat.backends.moments import beside_middle, near_middle
 from gpu_bgstat.backends.reading import AS_THEY_ARE, Patches, Reading
@@ -38,14 +37,12 @@ class Plain:
         self._device, self._dtype = device, dtype
         cp = cupy()
         where = f"gpu:{device}, CuPy's operations"
-        with cuda_errors(where), cp.cuda.Device(device), compiling(where), own_pool():
-            _reached(cp.zeros((2, 1), dtype), 2)
+        with cuda_errors(where), cp.cuda.Device(device), compiling(where):
+            in_own_pool(lambda: _reached(cp.zeros((2, 1), dtype), 2))
 
-    @contextmanager
-    def _reducing(self) -> Iterator[None]:
-        with cuda_errors(f"gpu:{self._device}, reducing"), own_pool():
-            yield
-            cupy().cuda.get_current_stream().synchronize()
+    def _reduce(self, work: Callable[[], object]) -> None:
+        with cuda_errors(f"gpu:{self._device}, reducing"):
+            in_own_pool(work)
 
     def launch(
         self,
@@ -58,18 +55,22 @@ class Plain:
         count, values = shape
         variance = at(results[0], (values,), np.float32)
         order = at(results[1], (len(ranks[1]), values), self._dtype)
-        with self._reducing():
+
+        def work() -> None:
             for part, tile in tiles(samples, shape, self._dtype, reading):
                 variance[part] = _variance(tile)
                 for row, rank in enumerate(ranks[1]):
                     order[row, part] = _reached(tile, count - rank)
+
+        self._reduce(work)
 
     def middles(
         self, samples: tuple[int, int], shape: tuple[int, int], patches: Patches, result: int, reading: Reading
     ) -> None:
         cp = cupy()
         order = at(result, (2, shape[1]), self._dtype)
-        with self._reducing():
+
+        def work() -> None:
             numbers = at(patches.counts, (patches.total,), np.uint32).astype(np.int64)
             counting = _counted(at(patches.keys, (shape[0], patches.total), np.uint32), numbers)
             for part, tile in tiles(samples, shape, self._dtype, reading, parts=2):
@@ -79,6 +80,8 @@ class Plain:
                 number, mask = numbers[patch], counting[:, patch]
                 for row, rank in enumerate(((number - 1) // 2, number // 2)):
                     order[row, part] = cp.where(number > 0, _reached(tile, number - rank, mask), 0)
+
+        self._reduce(work)
 
     def support(
         self,
@@ -90,16 +93,17 @@ class Plain:
     ) -> None:
         cp = cupy()
         out = at(result, (shape[1],), np.uint16)
-        with self._reducing():
+
+        def work() -> None:
             center = at(image[0], (shape[1],), self._dtype).astype(np.int32)
             for part, tile in tiles(samples, shape, self._dtype, reading):
                 out[part] = (cp.abs(tile.astype(np.int32) - center[part]) <= image[1]).sum(axis=0, dtype=np.uint16)
 
+        self._reduce(work)
+
     def modes(self, samples: tuple[int, int], shape: tuple[int, int], span: int, result: int, reading: Reading) -> None:
         out = at(result, (shape[1],), self._dtype)
-        with self._reducing():
-            for part, tile in tiles(samples, shape, self._dtype, reading, dense.MODE_PARTS):
-                out[part] = dense.modes(tile, span)
+        self._reduce(lambda: dense.put_modes(samples, shape, span, out, reading))
 
 
 def _variance(tile: Any) -> Any:

@@ -44,14 +44,23 @@ class Room:
     kept: FileIO | None = None
 
     @classmethod
-    def within(cls, limit: int | None, spec: FrameSpec, folder: Path | None = None, kept: FileIO | None = None) -> Room:
+    def within(
+        cls,
+        limit: int | None,
+        spec: FrameSpec,
+        folder: Path | None = None,
+        kept: FileIO | None = None,
+        besides: int = 0,
+    ) -> Room:
         """What a limit leaves for the ring, besides the process as it is, the frames under way and the results.
+
+        besides  bytes that will be taken, too
 
         Raises ConfigError if it leaves nothing.
         """
         if limit is None:
             return cls(None, folder, kept)
-        needed = own_bytes() + results_bytes(spec) + _FRAMES * spec.bytes
+        needed = own_bytes() + results_bytes(spec) + _FRAMES * spec.bytes + besides
         if needed > limit:
             raise ConfigError(
                 f"{size_text(limit)} of memory (memory_limit) are too little: an estimate of {spec} takes "

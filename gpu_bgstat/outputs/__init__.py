@@ -12,6 +12,7 @@ from gpu_bgstat.outputs import drafts
 from gpu_bgstat.outputs.arrays import variance_npy
 from gpu_bgstat.outputs.page import report_html
 from gpu_bgstat.outputs.pictures import background_png, choice_png, confidence_png, heatmap_png, stable_png
+from gpu_bgstat.outputs.regimes import regime_outputs
 from gpu_bgstat.outputs.report import report_json
 
 REPORT = "report.json"
@@ -36,7 +37,8 @@ def save(background: Background, folder: Path, others: Mapping[str, bytes | Path
     Raises OutputError; the files of an earlier run are untouched then, and no new one is left behind.
     """
     others = others or {}
-    paths = {folder / name: others.get(name) for name in (*others, *OUTPUTS)}
+    outputs = {**regime_outputs(background), **OUTPUTS}
+    paths = {folder / name: others.get(name) for name in (*others, *outputs)}
     made: dict[Path, Path] = {}  # path -> draft
     with writable(folder):
         for path in paths:
@@ -47,20 +49,28 @@ def save(background: Background, folder: Path, others: Mapping[str, bytes | Path
             sums: dict[str, str] = {}
             for path, given in paths.items():
                 made[path] = given if isinstance(given, Path) else drafts.draft_of(path)
-                sums[path.name] = _draft(background, path, made[path], given, sums)
+                sums[path.name] = _draft(
+                    background, path, made[path], outputs[path.name] if given is None else given, sums
+                )
             drafts.rename(made)
         finally:
             drafts.remove(made.values())
     return list(made)
 
 
-def _draft(background: Background, path: Path, draft: Path, given: bytes | Path | None, sums: Mapping[str, str]) -> str:
+def _draft(
+    background: Background,
+    path: Path,
+    draft: Path,
+    given: bytes | Path | Callable[[Background], bytes],
+    sums: Mapping[str, str],
+) -> str:
     """Writes one file beside its place; its SHA-256."""
     try:
         if isinstance(given, Path):
             return drafts.seal(given)
-        if given is None:
-            given = report_json(background, sums) if path.name == REPORT else OUTPUTS[path.name](background)
+        if callable(given):
+            given = report_json(background, sums) if path.name == REPORT else given(background)
         return drafts.write(draft, given)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror}): {drafts.ADVICE}") from error

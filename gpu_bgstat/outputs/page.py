@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path, PurePath
 from string import Template
@@ -16,9 +16,9 @@ from gpu_bgstat.outputs.pictures import colored, encode, preview
 from gpu_bgstat.outputs.report import report
 
 _FILLED = {
-    "global": "show one colour",
-    "mode": "show what they show most often",
-    "inpaint": "are painted from those around",
+    "global": "unstable pixels show one colour",
+    "mode": "pixels whose background hardly any sample shows have their most frequent value",
+    "inpaint": "pixels whose background hardly any sample shows are painted from those around",
 }
 _MADE = {
     "median": "the median of {} samples",
@@ -78,9 +78,10 @@ def _lead(facts: Mapping[str, Any]) -> str:
 
 
 def _made_how(background: Background) -> str:
-    text = _MADE[background.config.method].format(len(background.samples))
+    samples = background.regimes[0].samples if background.regimes else background.samples
+    text = _MADE[background.config.method].format(len(samples))
     fill = background.config.fill
-    return f"{text}; unstable pixels {_FILLED[fill]} (fill={fill})" if fill in _FILLED else text
+    return f"{text}; {_FILLED[fill]} (fill={fill})" if fill in _FILLED else text
 
 
 def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -95,10 +96,25 @@ def _figures(facts: Mapping[str, Any]) -> dict[str, str]:
         "source": facts["source"],
         **header,
         "samples span": span,
+        **_regimes(facts["regimes"]),
         "damaged": str(facts["frames"]["damaged"]),
         "dropped": str(facts["frames"]["dropped"]),
+        **({"shake": _shake(facts["shake"])} if facts["shake"] else {}),
         "sample memory": f"{facts['sample_bytes'] / 1e6:.1f} MB",
     }
+
+
+def _regimes(regimes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """How many lights were found; nothing where nobody asked."""
+    if not regimes:
+        return {}
+    counts = ", ".join(str(regime["samples"]) for regime in regimes)
+    return {"regimes of light": f"{len(regimes)}, of {counts} samples; the pictures of this page are of the first"}
+
+
+def _shake(facts: Mapping[str, Any]) -> str:
+    lost = f"; {facts['unregistered']} samples could not be registered" if facts["unregistered"] else ""
+    return f"samples were moved by up to {facts['largest_px']:g} pixels{lost}"
 
 
 def _run(facts: Mapping[str, Any]) -> dict[str, str]:

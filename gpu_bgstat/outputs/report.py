@@ -40,8 +40,10 @@ def report(background: Background, sums: Mapping[str, str] | None = None) -> dic
         },
         "samples": [
             {"index": sample.index, "time_s": sample.time_s, "brightness": round(sample.brightness, 3)}
+            | ({"shift": sample.shift and list(sample.shift)} if background.config.shake else {})
             for sample in background.samples
         ],
+        "shake": run.shake,
         "image": {
             "width": image.shape[1],
             "height": image.shape[0],
@@ -56,6 +58,10 @@ def report(background: Background, sums: Mapping[str, str] | None = None) -> dic
         },
         "thresholds": list(background.thresholds),
         "stable_share": float(background.stable.mean()),
+        "regimes": [
+            {"regime": number, "samples": len(regime.samples), "share": len(regime.samples) / len(background.samples)}
+            for number, regime in enumerate(background.regimes, 1)
+        ],
         "choice": {name: round(float((background.choice == value).mean()), 6) for value, name in enumerate(CHOICES)},
         "confidence_mean": float(background.confidence.mean() / 255),
         "sample_bytes": run.sample_bytes,
