@@ -62,7 +62,7 @@ def test_every_field_equals_the_oracle(device: str, count: int, dtype: str, cont
     for size, gray in product([(7, 19), (5, 13, 3)], [False, True]):
         frames = scene((count, *size), dtype, content)
         for preset in ("default", "cassette"):
-            config = Config.preset(preset, every=1, gray=gray, threshold=9.0, device=device)
+            config = Config.preset(preset, every=1, method="median", gray=gray, threshold=9.0, device=device)
             got = estimate(frames, config)
             assert_equal(got, expected(list(frames), gray=gray, threshold=9.0, fill=config.fill))
             assert got.run.device.startswith(device)
@@ -93,7 +93,7 @@ def test_any_shape_and_schedule(
     keep: str,
 ) -> None:
     frames = scene((count, height, width, 3) if colour else (count, height, width), dtype, content, count)
-    config = Config(every=every, max_samples=limit, keep=keep, device=device)
+    config = Config(every=every, max_samples=limit, keep=keep, method="median", device=device)
     indices = sampled(count, every, limit, keep)
     if len(indices) < 2:
         return
@@ -106,7 +106,7 @@ def test_any_shape_and_schedule(
 def test_a_ring_that_overflows_and_goes_on_after_finalize(device: str, keep: str) -> None:
     """The length is not known: the ring wraps around or is thinned, and each background is that of its samples."""
     frames = scene((90, 6, 11, 3), "uint8", "visited")
-    with BackgroundEstimator(Config(every=1, max_samples=16, keep=keep, device=device)) as estimator:
+    with BackgroundEstimator(Config(every=1, max_samples=16, keep=keep, method="median", device=device)) as estimator:
         for number, frame in enumerate(frames, 1):
             estimator.collect(frame)
             if number in (2, 15, 16, 17, 40, 90):

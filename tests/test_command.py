@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from gpu_bgstat import Config, Progress, __version__, estimate, progress
 from gpu_bgstat.cli import default_folder, main
 from gpu_bgstat.frames import Image
+from gpu_bgstat.methods import METHODS
 from gpu_bgstat.outputs import OUTPUTS, save
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # OpenCV reads this once, perhaps before `main` sets it
@@ -85,10 +86,10 @@ def report_of(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("command", [SCRIPT, MODULE], ids=["gpu-bgstat", "python -m gpu_bgstat"])
 def test_the_real_command(command: list[str], film: Path, frames: NDArray[np.uint8], tmp_path: Path) -> None:
-    """Seven files with the right content, and two lines that say where they are."""
+    """All files with the right content, and two lines that say where they are."""
     output = tmp_path / "deep" / "results"
     done = subprocess.run(
-        [*command, "estimate", film, "-o", output, "--every", "9"],
+        [*command, "estimate", film, "-o", output, "--every", "9", *MEDIAN],
         capture_output=True,
         text=True,
         check=False,
@@ -193,6 +194,7 @@ def test_a_name_that_is_no_utf_8(film: Path, tmp_path: Path) -> None:
 
 # --- options -------------------------------------------------------------------------------------------------------
 
+MEDIAN = ["--method", "median"]
 OPTIONS: dict[str, tuple[list[str], Config]] = {
     "every": (["--every", "7"], Config(every=7)),
     "max samples": (["--every", "2", "--max-samples", "5"], Config(every=2, max_samples=5)),
@@ -231,9 +233,10 @@ SAMPLED: dict[str, list[int]] = {
 def test_each_option_reaches_the_estimate(
     name: str, film: Path, frames: NDArray[np.uint8], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Settings, samples and pixels."""
+    """Settings, samples and pixels, which are those of the median."""
     arguments, config = OPTIONS[name]
-    code, out, _ = outcome(capfd, "estimate", film, "-o", tmp_path, "--json", *arguments)
+    config = config.model_copy(update={"method": "median"})
+    code, out, _ = outcome(capfd, "estimate", film, "-o", tmp_path, "--json", *arguments, *MEDIAN)
     assert code == 0
     told = json.loads(out)
     assert {**told["config"], **told["run"]["config"]} == config.model_dump(mode="json")
@@ -260,6 +263,23 @@ def test_each_option_reaches_the_estimate(
         assert np.array_equal(mask, np.where(variance.max(axis=2) <= 30, 255, 0))
 
 
+@pytest.mark.parametrize("method", [*METHODS, "default"])
+def test_each_method_reaches_the_estimate(
+    method: str, film: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With its lag; the samples are the same, and the pixels those of the library."""
+    asked = [] if method == "default" else ["--method", method, "--lag-s", "0.1"]
+    config = Config(every=9) if method == "default" else Config(every=9, method=method, lag_s=0.1)  # type: ignore[arg-type]
+    code, out, _ = outcome(capfd, "estimate", film, "-o", tmp_path, "--every", "9", "--json", *asked)
+    told = json.loads(out)
+    assert code == 0 and {**told["config"], **told["run"]["config"]} == config.model_dump(mode="json")
+    assert [sample["index"] for sample in told["samples"]] == list(range(8, 90, 9))
+    background = estimate(film, config)
+    assert np.array_equal(background_of(tmp_path), background.background)
+    choice = picture(tmp_path / "choice.png")
+    assert np.array_equal(choice, background.choice * 127.5 // 1) and (choice.any() <= (method in ("auto", "default")))
+
+
 def test_several_files_are_one_recording(film: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = outcome(capfd, "estimate", film, film, "--every", "50", "-o", tmp_path, "--json")
     assert code == 0
@@ -272,7 +292,7 @@ def test_raw_frames_on_standard_input(pix: str, frames: NDArray[np.uint8], tmp_p
     raw: NDArray[Any] = frames if pix == "bgr24" else frames[..., 1]
     raw = raw.astype("<u2") * 200 if pix == "gray16le" else raw
     done = subprocess.run(
-        [*MODULE, "estimate", "-", "--size", "96x72", "--pix", pix, "--every", "9", "-o", tmp_path],
+        [*MODULE, "estimate", "-", "--size", "96x72", "--pix", pix, "--every", "9", "-o", tmp_path, *MEDIAN],
         input=raw.tobytes() + b"half a frame",
         capture_output=True,
         check=False,

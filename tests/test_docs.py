@@ -47,7 +47,7 @@ def test_every_setting_is_an_option_of_that_name() -> None:
     assert {f"--{name.replace('_', '-')}" for name in Config.model_fields} <= options()
 
 
-@pytest.mark.parametrize("field", ["every", "max_samples", "keep", "threshold", "fill", "device"])
+@pytest.mark.parametrize("field", ["every", "max_samples", "keep", "method", "lag_s", "threshold", "fill", "device"])
 def test_the_documented_defaults_are_the_defaults(field: str) -> None:
     row = documented()[f"--{field.replace('_', '-')}"].replace("\\|", "/")
     assert row.split("|")[3].strip().strip("`") == str(getattr(Config(), field))

@@ -53,7 +53,9 @@ def stacks(draw: st.DrawFn) -> np.ndarray[Any, np.dtype[Any]]:
 def test_any_stack_equals_the_oracle(
     stack: np.ndarray[Any, np.dtype[Any]], every: int, limit: int, preset: str, gray: bool, threshold: float
 ) -> None:
-    config = Config.preset(preset, every=every, max_samples=limit, gray=gray, threshold=threshold)
+    config = Config.preset(
+        preset, every=every, max_samples=limit, method="median", gray=gray, threshold=threshold
+    )
     indices = sampled(len(stack), every, limit, config.keep)
     if len(indices) < 2:
         with pytest.raises(TooFewSamplesError):
@@ -67,7 +69,7 @@ def test_any_stack_equals_the_oracle(
 
 @given(frames=st.integers(2, 300), every=st.integers(1, 5), limit=st.integers(2, 20))
 def test_unknown_length_recent_keeps_the_newest(frames: int, every: int, limit: int) -> None:
-    config = Config(every=every, max_samples=limit, keep="recent")
+    config = Config(every=every, max_samples=limit, keep="recent", method="median")
     due = sampled(frames, every, limit, "recent")
     with BackgroundEstimator(config) as estimator:
         for index in range(frames):
@@ -111,7 +113,7 @@ class Simulated:
 def test_unknown_length_spread_doubles_its_interval(frames: int, every: int, limit: int, looks: set[int]) -> None:
     """A plain simulation, compared at any time; and what it is for: the samples span all that was seen, evenly."""
     simulated = Simulated(every, limit)
-    with BackgroundEstimator(Config(every=every, max_samples=limit)) as estimator:
+    with BackgroundEstimator(Config(every=every, max_samples=limit, method="median")) as estimator:
         for index in range(frames):
             estimator.collect(np.full((2, 3), index % 251, np.uint8))
             simulated.show(index)
@@ -132,7 +134,7 @@ def test_unknown_length_spread_doubles_its_interval(frames: int, every: int, lim
 def test_collecting_goes_on_after_a_finalize() -> None:
     rng = np.random.default_rng(3)
     frames = rng.integers(0, 256, (20, 5, 7, 3), dtype=np.uint8)
-    with BackgroundEstimator(Config(every=2)) as estimator:
+    with BackgroundEstimator(Config(every=2, method="median")) as estimator:
         taken = [estimator.collect(frame) for frame in frames[:10]]
         first = estimator.finalize()
         for frame in frames[10:]:
@@ -164,7 +166,7 @@ def test_setup_beforehand_and_samples_with_their_times() -> None:
 
 def test_a_region_is_cut_out_of_every_frame() -> None:
     stack = np.random.default_rng(1).integers(0, 256, (9, 12, 15, 3), dtype=np.uint8)
-    got = estimate(stack, Config(every=1, roi=(4, 2, 5, 7)))
+    got = estimate(stack, Config(every=1, method="median", roi=(4, 2, 5, 7)))
     assert_equal(got, expected(list(stack[:, 2:9, 4:9]), gray=False, threshold=4.0, fill="median"))
 
 
@@ -173,7 +175,7 @@ def test_frames_of_another_size_are_resized_and_told() -> None:
 
     rng = np.random.default_rng(5)
     small, large = rng.integers(0, 256, (3, 6, 8, 3), dtype=np.uint8), rng.integers(0, 256, (11, 13, 3), dtype=np.uint8)
-    got = estimate(iter([*small, large]), Config(every=1, roi=(1, 1, 5, 4)))
+    got = estimate(iter([*small, large]), Config(every=1, method="median", roi=(1, 1, 5, 4)))
     resized = cv2.resize(large, (8, 6), interpolation=cv2.INTER_LINEAR)
     want = [frame[1:5, 1:6] for frame in (*small, resized)]
     assert_equal(got, expected(want, gray=False, threshold=4.0, fill="median"))

@@ -67,7 +67,7 @@ def test_frames_behind_a_lost_end_keep_their_numbers(film: Path, tmp_path: Path)
     first = spoiled(film, tmp_path / "first.mp4", [54, 57, 58, 59], half=54)
     there = len(everything(first))
     assert there < FRAMES
-    config = Config(every=19, max_samples=10)
+    config = Config(every=19, max_samples=10, method="median")
     background = estimate([first, film], config)
     assert background.run.frames_seen == there + FRAMES
     wanted = range(18, there + FRAMES, 19)

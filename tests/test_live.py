@@ -398,7 +398,7 @@ def test_a_snapshot_is_the_background_so_far() -> None:
     """From the second sample on, and the collecting goes on as if nothing had been."""
     stack = np.random.default_rng(5).integers(0, 256, (40, 6, 8, 3), dtype=np.uint8)
     taken: list[Background] = []
-    config = Config(every=2, max_samples=7)
+    config = Config(every=2, max_samples=7, method="median")
     shown: list[Progress] = []
     final = estimate(iter(stack), config, shown.append, Snapshots(1e-9, taken.append))
     assert [len(snapshot.samples) for snapshot in taken] == [now.samples for now in shown if now.samples > 1]

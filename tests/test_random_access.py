@@ -110,7 +110,7 @@ def test_seen_grows_with_the_samples() -> None:
 def test_a_plan_that_judges_as_it_goes_is_asked_for_each_frame(tmp_path: Path) -> None:
     write_zarr(tmp_path / "stack.zarr", SMALL, (5, 20, 30))
     with closing(open_source(tmp_path / "stack.zarr")) as source:
-        frames = list(source.read(Running(Config(every=5, end="18f"))))
+        frames = list(source.read(Running(Config(every=5, end="18f", method="median"))))
     assert equal(frames, SMALL, [4, 9, 14])
     assert source.seen == 18
 
@@ -697,7 +697,7 @@ def calcium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path
 def test_one_recording_in_four_kinds_of_files(calcium: dict[str, Path]) -> None:
     """The same median, the same variance, the same samples, and the same count of frames."""
     stack = tifffile.imread(calcium["tif"])
-    config = Config(every=7, max_samples=50, start="20f", end="980f")
+    config = Config(every=7, max_samples=50, method="median", start="20f", end="980f")
     for path in calcium.values():
         background = estimate(path, config)
         indices = [sample.index for sample in background.samples]

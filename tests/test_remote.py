@@ -40,7 +40,7 @@ from gpu_bgstat.sources import open_source
 from gpu_bgstat.sources.video import VideoSource
 
 FRAMES, GOP = 450, 15
-FEW = Config(every=100, device="cpu", decoders=2)  # four samples, in four groups of pictures
+FEW = Config(every=100, method="median", device="cpu", decoders=2)  # four samples, in four groups of pictures
 INDICES = [99, 199, 299, 399]
 OPENING = 150_000  # bytes: two first pieces of 64 KiB, where the header and the first frame are, and the tables
 QUESTION = 1  # byte, to learn whether it is a file

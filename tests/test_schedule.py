@@ -40,7 +40,7 @@ def test_spread_is_even_and_ends_with_the_last(total: int, limit: int) -> None:
 def test_recent_keeps_the_newest_of_the_range(frames: int, every: int, limit: int, start: int, length: int) -> None:
     config = Config(every=every, max_samples=limit, keep="recent", start=f"{start}f", end=f"{start + length}f")
     due = [k for k in range(start, min(frames, start + length)) if (k - start + 1) % every == 0]
-    assert list(plan(Timeline(frames), config).indices or ()) == due[-limit:]
+    assert list(plan(Timeline(frames), config).samples or ()) == due[-limit:]
 
 
 @given(
@@ -52,7 +52,7 @@ def test_recent_keeps_the_newest_of_the_range(frames: int, every: int, limit: in
 def test_seconds_mean_presentation_times(times: list[float], start: float, length: float, every: int) -> None:
     """Variable frame rate; the plan made beforehand equals the one that judges frame by frame."""
     shown: Any = np.cumsum(times) - times[0]
-    config = Config(every=every, max_samples=1000, start=start, end=start + length)
+    config = Config(every=every, max_samples=1000, method="median", start=start, end=start + length)
     inside = [k for k, t in enumerate(shown) if start <= t < start + length]
     want = [k for place, k in enumerate(inside, 1) if place % every == 0]
     planned = plan(Timeline(len(shown), shown), config)
@@ -119,6 +119,7 @@ def test_excluded_frames_are_no_samples_and_the_rest_is_even(
         every=every,
         max_samples=limit,
         keep=keep,
+        method="median",
         start=f"{start}f",
         exclude=[(unit(begin), unit(begin + length)) for begin, length in excluded],
     )

@@ -265,7 +265,7 @@ def test_damage_in_the_middle_of_a_recording_is_passed_over() -> None:
 def test_spread_samples_of_a_file_that_lies_are_chosen_anew(name: str) -> None:
     """The estimate is the median and variance of samples spread over the frames that are really there."""
     path, limit = recording(name), 7
-    background = estimate(path, Config(every=1, max_samples=limit, depth=16))
+    background = estimate(path, Config(every=1, max_samples=limit, method="median", depth=16))
     indices = [math.ceil((k + 1) * FRAMES[name] / limit) - 1 for k in range(limit)]
     assert [sample.index for sample in background.samples] == indices
     stack = np.stack([pixels for k, (_, pixels) in enumerate(plain_decode(path, "bgr48le")) if k in indices])
@@ -329,7 +329,7 @@ def test_a_damaged_film_gives_what_can_be_decoded_and_a_count(
     path = tmp_path / films[kind].name
     path.write_bytes(harm(films[kind].read_bytes()))
     expected = tolerant_decode(path)
-    background = estimate(path, Config(every=1))
+    background = estimate(path, Config(every=1, method="median"))
     np.testing.assert_array_equal(background.background, np.median(np.stack(expected), axis=0).astype(np.uint8))
     assert 10 < len(expected) <= 120
     assert background.run.frames_seen == len(background.samples) == len(expected)
@@ -402,7 +402,7 @@ def test_joined_files_are_one_recording(films: dict[str, Path], film: Path) -> N
 
 
 def test_a_range_across_joined_files(films: dict[str, Path], film: Path) -> None:
-    background = estimate([films["mkv"], film], Config(every=7, start="100f", end="150f"))
+    background = estimate([films["mkv"], film], Config(every=7, method="median", start="100f", end="150f"))
     indices = list(range(106, 150, 7))
     assert [sample.index for sample in background.samples] == indices
     whole = [pixels for path in (films["mkv"], film) for _, pixels in plain_decode(path)]
@@ -528,7 +528,7 @@ def test_real_tiff_stacks_keep_16_bits(name: str) -> None:
     frames = pixels_of(path)
     assert expected.dtype == np.uint16 and expected.max() > 255
     assert same(frames, expected)
-    background = estimate(path, Config(every=1, max_samples=2000))
+    background = estimate(path, Config(every=1, max_samples=2000, method="median"))
     assert background.background.dtype == np.uint16
     assert np.array_equal(background.background, np.median(expected, axis=0).astype(np.uint16))
 
@@ -674,7 +674,7 @@ def test_npz_with_none_or_two_arrays(tmp_path: Path) -> None:
 def test_lists_and_generators() -> None:
     """Any iterable of frames; only a list tells its length beforehand."""
     frames = [noisy(number) for number in range(30)]
-    config = Config(every=3, max_samples=8)
+    config = Config(every=3, max_samples=8, method="median")
     from_list = estimate(frames, config)
     spread = [3 * math.ceil((k + 1) * 10 / 8) - 1 for k in range(8)]
     assert [sample.index for sample in from_list.samples] == spread
@@ -688,7 +688,7 @@ def test_lists_and_generators() -> None:
 
 def test_a_big_endian_frame_from_python_keeps_its_16_bits() -> None:
     frames = [page.astype(">u2") for page in STACK]
-    background = estimate(frames, Config(every=1))
+    background = estimate(frames, Config(every=1, method="median"))
     assert background.background.dtype == np.uint16
     assert np.array_equal(background.background, np.median(STACK, axis=0).astype(np.uint16))
 
