@@ -83,8 +83,9 @@ def test_a_common_light_and_some_slots(device: str, count: int, dtype: str) -> N
 @pytest.mark.parametrize("content", ["uniform", "noise", "visited", "extreme"])
 def test_support_and_modes(device: str, content: str, dtype: str) -> None:
     rng = np.random.default_rng(1)
-    for seed, size in enumerate(SIZES):
-        for count in (2, 3, 64, 131):
+    some = device == "cpu" or dtype == "uint8"  # on the stand-in, each step of a sort takes its time
+    for seed, size in enumerate(SIZES if some else SIZES[1:2]):
+        for count in (2, 3, 64, 131) if some else (3, 64):
             frames = scene((count, *size), dtype, content, seed)
             image = frames[rng.integers(count)]
             light = light_of(frames, seed)
