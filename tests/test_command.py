@@ -269,7 +269,7 @@ def test_each_method_reaches_the_estimate(
 ) -> None:
     """With its lag; the samples are the same, and the pixels those of the library."""
     asked = [] if method == "default" else ["--method", method, "--lag-s", "0.1"]
-    config = Config(every=9) if method == "default" else Config(every=9, method=method, lag_s=0.1)  # type: ignore[arg-type]
+    config = Config(every=9) if method == "default" else Config(every=9, method=method, lag_s=0.1)
     code, out, _ = outcome(capfd, "estimate", film, "-o", tmp_path, "--every", "9", "--json", *asked)
     told = json.loads(out)
     assert code == 0 and {**told["config"], **told["run"]["config"]} == config.model_dump(mode="json")

@@ -53,9 +53,7 @@ def stacks(draw: st.DrawFn) -> np.ndarray[Any, np.dtype[Any]]:
 def test_any_stack_equals_the_oracle(
     stack: np.ndarray[Any, np.dtype[Any]], every: int, limit: int, preset: str, gray: bool, threshold: float
 ) -> None:
-    config = Config.preset(
-        preset, every=every, max_samples=limit, method="median", gray=gray, threshold=threshold
-    )
+    config = Config.preset(preset, every=every, max_samples=limit, method="median", gray=gray, threshold=threshold)
     indices = sampled(len(stack), every, limit, config.keep)
     if len(indices) < 2:
         with pytest.raises(TooFewSamplesError):
