@@ -28,12 +28,12 @@ class Parted:
     """The parts that a background each is made of, the main one first, and what is to be told.
 
     parts    with what is coarse about their samples
-    slots    of the samples of each part
+    some     places of the samples of each part
     spans    which regime holds when; empty if nobody asked
     """
 
     parts: list[tuple[Part, Coarse | None]]
-    slots: list[Sequence[int]]
+    some: list[Sequence[int]]
     spans: tuple[Span, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -44,7 +44,7 @@ def needs_thumbnails(config: Config) -> bool:
 
 
 def parted(ring: Ring, coarse: Coarse | None, config: Config) -> Parted:
-    """The samples of a ring, as `config.light` wants them; `coarse` is of its slots, in order."""
+    """The samples of a ring, as `config.light` wants them; `coarse` is of these, in order."""
     if coarse is None or config.light == "off":
         return Parted([(Part(ring), coarse)], [range(len(ring))])
     if config.light == "gain":
@@ -53,9 +53,9 @@ def parted(ring: Ring, coarse: Coarse | None, config: Config) -> Parted:
 
 
 def _matched(ring: Ring, coarse: Coarse) -> Parted:
-    match = gain.match(coarse.thumbnails, gain.reference(coarse.thumbnails[_in_time(ring.slots)]))
+    match = gain.match(coarse.thumbnails, gain.reference(coarse.thumbnails))
     light, lit = match.light, in_light(coarse, match.light)
-    left_out = _told(ring.slots, ~match.matched)
+    left_out = _told(ring.samples, ~match.matched)
     if not left_out:
         return Parted([(Part(ring, light), lit)], [range(len(ring))])
     found = np.flatnonzero(match.matched)
@@ -67,24 +67,16 @@ def _matched(ring: Ring, coarse: Coarse) -> Parted:
 
 
 def _divided(ring: Ring, coarse: Coarse) -> Parted:
-    samples = ring.slots
-    order = _in_time(samples)
-    labels = np.zeros(len(samples), np.int64)
-    labels[order] = regimes(coarse.thumbnails[order])
-    slots = [np.flatnonzero(labels == number) for number in range(1, int(labels.max()) + 1)]
+    labels = regimes(coarse.thumbnails)
+    places = [np.flatnonzero(labels == number) for number in range(1, int(labels.max()) + 1)]
     parts: list[tuple[Part, Coarse | None]] = [
-        (Part(ring, slots=some.tolist()) if len(some) < len(ring) else Part(ring), _some(coarse, some))
-        for some in slots
+        (Part(ring, some=some.tolist()) if len(some) < len(ring) else Part(ring), _some(coarse, some))
+        for some in places
     ]
-    left_out = _told(samples, labels == 0)
+    left_out = _told(ring.samples, labels == 0)
     told = (f"light=regimes leaves out {left_out}: in the light of no regime",) if left_out else ()
-    spans = _spans([samples[slot] for slot in order], labels[order])
-    return Parted(parts, [some.tolist() for some in slots], spans, told)
-
-
-def _in_time(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    """The slots in order of their samples' frames."""
-    return np.argsort([sample.index for sample in samples], kind="stable")
+    spans = _spans(ring.samples, labels)
+    return Parted(parts, [some.tolist() for some in places], spans, told)
 
 
 def _spans(samples: Sequence[Sample], labels: NDArray[np.int64]) -> tuple[Span, ...]:
@@ -108,9 +100,8 @@ def _spans(samples: Sequence[Sample], labels: NDArray[np.int64]) -> tuple[Span, 
 
 def _told(samples: Sequence[Sample], which: NDArray[np.bool_]) -> str:
     """How many samples these are, and where they lie; empty if there are none."""
-    order = _in_time(samples)
-    flags = [bool(which[slot]) for slot in order]
-    where = words_of([samples[slot] for slot in order])
+    flags = [bool(flag) for flag in which]
+    where = words_of(samples)
     count = "1 sample" if sum(flags) == 1 else f"{sum(flags)} samples"
     return f"{count} ({where(runs(flags))})" if any(flags) else ""
 

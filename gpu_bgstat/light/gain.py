@@ -147,7 +147,7 @@ class _Fit:
         self._enough = self._count >= max(_LEAST_PATCHES, _LEAST_SHARE * len(r))
 
     def best(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-        """(S,) each: a and b, whether they hold, and how far from the reference they leave a sample, in its levels."""
+        """(S,) each: a and b, whether they hold, and how many levels off they leave what they change."""
         samples = len(self._x)
         if not self._enough.any():
             return np.ones(samples), np.zeros(samples), np.zeros(samples, bool), np.zeros(samples)
@@ -167,7 +167,7 @@ class _Fit:
         sane = (a >= 1 / _MOST_GAIN) & (a <= _MOST_GAIN) & (misfit <= np.maximum(self._level, _MISFIT * a * spread))
         matched = self._enough & (sane | ~sloped)
         same = self._moved(a, b) <= _SAME * self._level
-        left = np.where(matched, misfit / np.where(matched, a, 1.0), 0.0)
+        left = np.where(matched & ~same, misfit / np.where(matched, a, 1.0), 0.0)
         return np.where(same | ~matched, 1.0, a), np.where(same | ~matched, 0.0, b), matched, left
 
     def _shift(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
