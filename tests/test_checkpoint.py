@@ -27,7 +27,9 @@ from gpu_bgstat import Background, Config, checkpoint, estimate, journal
 from gpu_bgstat.arena import Arena
 from gpu_bgstat.checkpoint import Checkpoint
 from gpu_bgstat.cli import main
+from gpu_bgstat.coarse import CoarseView
 from gpu_bgstat.errors import BgstatError, CheckpointError, ScratchError, SourceError
+from gpu_bgstat.sources import open_source
 
 EVERY = 4
 
@@ -176,6 +178,38 @@ def test_a_resumed_run_decodes_only_what_is_left(mended: Path, tmp_path: Path) -
         ]
     )
     assert killed.killed and whole.result["came"] == 90 and resumed.result["came"] < 40
+
+
+def test_what_moves_is_told_once_the_neighbour_has_come(mended: Path, tmp_path: Path) -> None:
+    """Each sample is a keyframe here, and is told before the frame behind it has come, which tells what moves in it."""
+    film, here = mended.parent / "whole.mp4", tmp_path / "here"  # groups of 12 frames
+    settings_ = config(every=12, start="1f", decoders=1)
+    want = undisturbed(film, settings_)
+    (whole,) = in_turn([Run(str(film), settings_, str(tmp_path / "whole"))])
+    same(whole, want)
+    (killed,) = in_turn([Run(str(film), settings_, str(here), kill_at=len(whole.log) - 4)])
+    assert killed.killed
+    with (
+        closing(open_source(film)) as source,
+        closing(Checkpoint(here, source.identity(), Config(**settings_))) as left,
+    ):
+        assert left.frame is not None and len(left.settled) > 3
+        view = CoarseView(left.frame, len(left.samples))
+        for sample, text in zip(left.samples, left.coarse, strict=True):
+            view.recall(sample.index, text or "")
+        assert not view.awaited() & left.settled
+    (resumed,) = in_turn([Run(str(film), settings_, str(here))])
+    same(resumed, want)
+    assert resumed.result["came"] < 4
+
+
+def test_without_neighbours_nothing_is_waited_for(mended: Path, tmp_path: Path) -> None:
+    film, here = str(mended.parent / "whole.mp4"), str(tmp_path / "here")
+    settings_ = config(every=1, snap="keyframe", decoders=1)
+    (whole,) = in_turn([Run(film, settings_, str(tmp_path / "whole"))])
+    killed, resumed = in_turn([Run(film, settings_, here, kill_at=len(whole.log) - 4), Run(film, settings_, here)])
+    assert killed.killed and whole.result["came"] == 8 and resumed.result["came"] < 4
+    same(resumed, undisturbed(film, settings_))
 
 
 def test_a_resume_on_another_device_or_with_other_decoders(device: str, film: Path, tmp_path: Path) -> None:

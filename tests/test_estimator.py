@@ -15,6 +15,8 @@ from oracle import sampled
 
 from gpu_bgstat import Background, BackgroundEstimator, Config, FrameSpec, estimate
 from gpu_bgstat.errors import BgstatError, ConfigError, DeviceError, FrameError, TooFewSamplesError
+from gpu_bgstat.frames import Frame, Timeline
+from gpu_bgstat.schedule import Planned, plan
 
 FIELDS = ("background", "variance", "stable", "heatmap")
 
@@ -63,6 +65,30 @@ def test_any_stack_equals_the_oracle(
     got = estimate(stack, config)
     assert [sample.index for sample in got.samples] == indices
     assert_equal(got, want)
+
+
+@settings(max_examples=100, deadline=None)
+@given(stack=stacks(), method=st.sampled_from(["still", "mode", "auto"]), data=st.data())
+def test_any_stack_has_a_background_by_each_method(
+    stack: np.ndarray[Any, np.dtype[Any]], method: Any, data: st.DataObject
+) -> None:
+    """It lies between its samples' extremes, and it is the same in whatever order they and their neighbours come."""
+    config = Config(every=2, method=method)
+    indices = sampled(len(stack), 2, 600, "spread")
+    if len(indices) < 2:
+        return
+    want = estimate(stack, config)
+    assert [sample.index for sample in want.samples] == indices
+    some = stack[indices]
+    assert (some.min(axis=0) <= want.background).all() and (want.background <= some.max(axis=0)).all()
+    chosen = plan(Timeline(len(stack)), config)
+    assert isinstance(chosen, Planned)
+    with BackgroundEstimator(config, plan=chosen) as estimator:
+        for index in data.draw(st.permutations(chosen.indices)):
+            estimator.add(Frame(index, None, stack[index]))
+        got = estimator.finalize()
+    for field in (*FIELDS, "choice", "confidence"):
+        np.testing.assert_array_equal(getattr(got, field), getattr(want, field), err_msg=field)
 
 
 @given(frames=st.integers(2, 300), every=st.integers(1, 5), limit=st.integers(2, 20))
