@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gpu_bgstat.backends.backend import Choice
 from gpu_bgstat.coarse import EIGHTHS, Coarse
 
-MOST = 150  # samples of a patch that is not always still, unless a quarter is more: more would take longer
+MOST = 60  # samples of a patch that is not always still, unless a quarter is more: more would take longer
 _ALL = 15, 16  # of the samples: where a patch is still in so many, the others do no harm, and all count
 SHARE = 4  # one sample in so many counts at least, however much moves
 _QUIET = 10  # one sample in so many has no more motion than noise makes

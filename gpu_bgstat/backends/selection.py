@@ -63,13 +63,13 @@ def middle_two(
         counts = np.where(counts == len(block), 0, counts)
         if not counts.any():
             return
-    slots, low, high = _slots(choice.keys[: len(block), stretch.patch_row], counts)
     top = np.iinfo(block.dtype).max
     for where, columns in _columns(stretch, spec, choice.patch, counts > 0):
-        gathered = _gather(block, where, slots[:, columns])
+        slots, low, high = _slots(choice.keys[: len(block), stretch.patch_row, columns], counts[columns])
+        gathered = _gather(block, where, slots)
         if low is not None and high is not None:
-            np.copyto(gathered, 0, where=low[:, columns][:, None, :, None])
-            np.copyto(gathered, top, where=high[:, columns][:, None, :, None])
+            np.copyto(gathered, 0, where=low[:, None, :, None])
+            np.copyto(gathered, top, where=high[:, None, :, None])
         count = len(gathered)
         two = np.empty((2, gathered[0].size), block.dtype)
         order_statistics(gathered.reshape(count, -1), ((count - 1) // 2, count // 2), two)
@@ -109,11 +109,10 @@ def _columns(
 def _slots(
     keys: NDArray[np.uint32], counts: NDArray[np.uint32]
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None, NDArray[np.bool_] | None]:
-    """The slots of the least keys (K, PW); where counts differ, K is even, and what is low and what is high filling."""
-    packed = keys.T.astype(np.uint64) << np.uint64(16) | np.arange(len(keys), dtype=np.uint64)  # (PW, T)
+    """The slots of the least keys (K, P); where counts (P,) differ, K is even, and what is filled up low and high."""
+    packed = keys.T.astype(np.uint64) << np.uint64(16) | np.arange(len(keys), dtype=np.uint64)  # (P, T)
     most = int(counts.max())
-    some = counts[counts > 0]
-    if (some == most).all():
+    if (counts == most).all():
         packed.partition(most - 1, axis=1)
         return (packed[:, :most] & np.uint64(0xFFFF)).astype(np.intp).T, None, None
     packed.sort(axis=1)
