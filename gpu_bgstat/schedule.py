@@ -23,7 +23,7 @@ from gpu_bgstat.config import Config, frame_number
 from gpu_bgstat.errors import ConfigError
 from gpu_bgstat.frames import Timeline
 
-_LAG_FRAMES = 6  # where no frame rate is known beforehand: 0.2 s at 30 a second
+_FRAMES_PER_S = 30  # where no frame times are known beforehand
 _NO_KEYFRAMES = "no keyframes are known beforehand: the samples stay where they are, in spite of snap=keyframe"
 
 
@@ -104,7 +104,7 @@ class Running:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._lag = _LAG_FRAMES if needs_neighbours(config) else 0
+        self._lag = max(1, round(config.lag_s * _FRAMES_PER_S)) if needs_neighbours(config) else 0
         self.notes = (_NO_KEYFRAMES,) if config.snap else ()
         self.stride = 1  # every stride-th of the every-th frames; spread doubles it when the ring is full
         self._first: tuple[int, float | None] | None = None
@@ -247,7 +247,7 @@ def lag_frames(timeline: Timeline, lag_s: float) -> int:
     """A lag in frames, at least 1."""
     times = timeline.times_s
     if times is None or len(times) < 2 or not times[-1] > times[0]:
-        return max(1, round(lag_s * 30))
+        return max(1, round(lag_s * _FRAMES_PER_S))
     return max(1, round(lag_s * (len(times) - 1) / float(times[-1] - times[0])))
 
 

@@ -189,6 +189,12 @@ def test_frames_without_a_known_length(every: int) -> None:
     assert all(index < 6 for index in awaiting)
 
 
+@pytest.mark.parametrize(("lag_s", "frames"), [(0.2, 6), (0.5, 15), (0.001, 1)])
+def test_a_lag_where_no_rate_is_known(lag_s: float, frames: int) -> None:
+    running = Running(Config(every=50, lag_s=lag_s))
+    assert [index for index in range(100) if running.due(index, None)] == [49 - frames, 49, 99 - frames, 99]
+
+
 def test_a_frame_that_only_tells_what_moves_is_no_sample() -> None:
     with BackgroundEstimator(Config(every=10, device="cpu")) as estimator:
         assert not estimator.add(Frame(3, None, np.zeros((8, 8), np.uint8)))
