@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from gpu_bgstat.config import Config, frame_number
 from gpu_bgstat.errors import ConfigError
 from gpu_bgstat.frames import Timeline
+from gpu_bgstat.neighbours import lag_frames, needs_neighbours, neighbours
 
-_FRAMES_PER_S = 30  # where no frame times are known beforehand
 _NO_KEYFRAMES = "no keyframes are known beforehand: the samples stay where they are, in spite of snap=keyframe"
 
 
@@ -104,7 +104,7 @@ class Running:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._lag = max(1, round(config.lag_s * _FRAMES_PER_S)) if needs_neighbours(config) else 0
+        self._lag = lag_frames(None, config.lag_s) if needs_neighbours(config) else 0
         self.notes = (_NO_KEYFRAMES,) if config.snap else ()
         self.stride = 1  # every stride-th of the every-th frames; spread doubles it when the ring is full
         self._first: tuple[int, float | None] | None = None
@@ -215,50 +215,6 @@ def plan(timeline: Timeline | None, config: Config) -> Planned | Running:
             notes = [_NO_KEYFRAMES]
     beside = neighbours(samples, timeline, range(first, stop), config) if needs_neighbours(config) else {}
     return Planned(samples, stop, neighbours=beside, any_order=not config.shake, notes=notes)
-
-
-def needs_neighbours(config: Config) -> bool:
-    """Whether the method asks what moves in a sample. Keyframes come alone: what is decoded beside them costs most."""
-    return config.method in ("still", "auto") and config.snap is None
-
-
-def neighbours(samples: Sequence[int], timeline: Timeline, within: range, config: Config) -> dict[int, int]:
-    """For each sample the frame `lag_s` before it, or else behind it; sample -> frame.
-
-    K......n..s.......K    the frame before is decoded anyway, on the way from the keyframe K to the sample s
-    .......Ks..n......K    unless the keyframe lies between: then the one behind
-    .......K.s.n.K.....    where keyframes are close, as far away as the group of pictures allows, half at least
-
-    Without frame times, the lag is that of 30 frames a second.
-    """
-    lag = lag_frames(timeline, config.lag_s)
-    groups = _groups_of(samples, timeline)
-    beside = {}
-    for sample, (begin, end) in zip(samples, groups, strict=True):
-        before, behind = sample - lag, sample + lag
-        nearer = [max(before, begin), min(behind, end - 1)] if end - begin > 1 else []
-        chosen = (frame for frame in (*nearer, before, behind) if frame in within and 2 * abs(frame - sample) >= lag)
-        if (neighbour := next(chosen, None)) is not None:
-            beside[sample] = neighbour
-    return beside
-
-
-def lag_frames(timeline: Timeline, lag_s: float) -> int:
-    """A lag in frames, at least 1."""
-    times = timeline.times_s
-    if times is None or len(times) < 2 or not times[-1] > times[0]:
-        return max(1, round(lag_s * _FRAMES_PER_S))
-    return max(1, round(lag_s * (len(times) - 1) / float(times[-1] - times[0])))
-
-
-def _groups_of(samples: Sequence[int], timeline: Timeline) -> list[tuple[int, int]]:
-    """For each sample the group of pictures [begin, end) that is decoded together; all, where nothing is known."""
-    keyframes = timeline.keyframes
-    if keyframes is None:  # each frame stands alone
-        return [(sample, sample + 1) for sample in samples]
-    edges = np.concatenate([[0], keyframes, [timeline.frames]])
-    places = np.searchsorted(edges, samples, side="right")
-    return [(int(edges[place - 1]), int(edges[min(place, len(edges) - 1)])) for place in places]
 
 
 def _outside(numbers: NDArray[np.int64], excluded: Sequence[tuple[int, int]]) -> NDArray[np.int64]:

@@ -13,7 +13,8 @@ from gpu_bgstat import BackgroundEstimator, Config, FrameSpec
 from gpu_bgstat.coarse import EIGHTHS, CoarseView, patch_side
 from gpu_bgstat.errors import FrameError
 from gpu_bgstat.frames import Frame, Sample, Timeline
-from gpu_bgstat.schedule import Planned, Running, lag_frames, plan
+from gpu_bgstat.neighbours import lag_frames
+from gpu_bgstat.schedule import Planned, Running, plan
 
 SIZES = [(17, 41), (16, 24, 3), (33, 7, 3)]
 
