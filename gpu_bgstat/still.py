@@ -18,6 +18,8 @@ from gpu_bgstat.coarse import EIGHTHS, Coarse
 MOST = 60  # samples of a patch that is not always still, unless a quarter is more: more would take longer
 _ALL = 15, 16  # of the samples: where a patch is still in so many, the others do no harm, and all count
 SHARE = 4  # one sample in so many counts at least, however much moves
+_GOLDEN = np.uint32(40503)  # of 2**16: multiples of the golden ratio lie evenly, however many (Knuth, vol. 3, 6.4)
+_MOVING = 1 << 15  # keys of what moves are above all others
 _QUIET = 10  # one sample in so many has no more motion than noise makes
 _SMOOTHED = 3  # patches: what moves is seen in those around it, too
 _SLACK = EIGHTHS // 4  # of motion beyond noise; and a quarter more
@@ -94,14 +96,21 @@ def quiet_limit(levels: Levels) -> NDArray[np.float64]:
 
 
 def still_choice(coarse: Coarse, levels: Levels) -> Choice:
-    """The samples in which a patch is still: those with no more motion than noise makes, a quarter of them at least."""
+    """The samples in which a patch is still: those with no more motion than noise makes, a quarter of them at least.
+
+    All of those are equally still, and which of them count is spread over time: what is dark has less noise and so less
+    motion, and would win against what is there longer.
+    """
     motions = levels.motions[levels.near]
     place = -(-len(motions) // SHARE) - 1
     quarter = np.partition(motions, place, axis=0)[place]
     most = np.minimum(np.maximum(quarter, quiet_limit(levels)), 255)
-    keys = levels.motions.astype(np.uint32)
+    count = len(levels.motions)
+    keys = levels.motions.astype(np.uint32) + _MOVING
     keys[~levels.near] += 1 << 8
-    count = len(keys)
-    still = (keys <= most).sum(axis=0)
+    quiet = keys <= most + _MOVING
+    spread = np.arange(count, dtype=np.uint32) * _GOLDEN % (1 << 16) // 2
+    keys = np.where(quiet, spread[:, None, None], keys)
+    still = quiet.sum(axis=0)
     counts = np.where(_ALL[1] * still >= _ALL[0] * count, count, np.minimum(still, max(MOST, -(-count // SHARE))))
     return Choice(coarse.patch, keys, counts.astype(np.uint32))
