@@ -199,6 +199,14 @@ def test_one_light_is_one_regime_with_the_same_bits(frames: Array, device: str) 
     assert len(got.regimes) == len(got.spans) == 1
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_few_samples_in_different_light_are_one_regime(frames: Array, count: int) -> None:
+    stack = under(frames[:count], np.linspace(0.5, 1.0, count))
+    got, off = (estimate(stack, Config(**MEDIAN, light=light)) for light in ("regimes", "off"))
+    assert [len(regime.samples) for regime in got.regimes] == [count]
+    np.testing.assert_array_equal(got.background, off.background)
+
+
 def test_regimes_of_a_recording_of_unknown_length(frames: Array) -> None:
     stack = under(frames, np.where(np.arange(80) < 50, 1.0, 0.4))
     got = estimate(iter(stack), Config(**MEDIAN, light="regimes", keep="recent", max_samples=60))

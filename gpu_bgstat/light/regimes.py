@@ -33,6 +33,7 @@ _SHARE = 0.25  # of the patches that are not dark must differ, and they
 _APART = 12  # grey levels in the middle
 _FLICKER = 2  # times as far apart, and as high a hill, where samples alternate as if by chance
 _GRADUAL = 2  # times as high a hill where the light goes over by and by
+_BACKGROUND = 2  # samples that a background needs
 _LIT = 24  # grey levels: what is darker shows no change of light
 _MOSTLY = 80  # of a hundred samples of a regime, by their distance from its centre:
 _OUTSIDE = 2  # times as far as these is outside, and so a sample of none, unless
@@ -174,14 +175,16 @@ def _settled(values: NDArray[np.int64], groups: list[NDArray[np.int64]]) -> list
         centre = lower_median(values[group], 0)
         distances[number] = np.minimum(np.abs(values - centre), _LIT).sum(axis=1)
     nearest = distances.argmin(axis=0)
-    return [members for number in range(len(groups)) if len(members := np.flatnonzero(nearest == number))]
+    least = min(len(values), _BACKGROUND)
+    return [members for number in range(len(groups)) if len(members := np.flatnonzero(nearest == number)) >= least]
 
 
 def _near(values: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.int64]:
     """The members of a group without those that are far from its centre."""
     centre = lower_median(values[group], 0)
     distance = lower_median(np.abs(values[group] - centre), 1)
-    mostly = int(np.sort(distance)[(len(distance) - 1) * _MOSTLY // 100])
+    place = max(min(len(distance), _BACKGROUND) - 1, (len(distance) - 1) * _MOSTLY // 100)
+    mostly = int(np.sort(distance)[place])
     limit = max(_INSIDE, _OUTSIDE * mostly)
     return group[distance <= limit]
 
