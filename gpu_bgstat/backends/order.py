@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -36,9 +37,9 @@ def order_statistics(strip: Samples, ranks: Sequence[int], out: Samples) -> None
     if count <= _SORTED:
         step = _SORT_BYTES // (count * strip.itemsize)
         for start in range(0, width if ranks else 0, step):
-            out[:, start : start + step] = _sort_rows(strip[:, start : start + step])[list(ranks)]
+            out[:, start : start + step] = sort_rows(strip[:, start : start + step])[list(ranks)]
         return
-    subset = _sort_rows(strip[(2 * np.arange(_SUBSET) + 1) * count // (2 * _SUBSET)])
+    subset = sort_rows(strip[(2 * np.arange(_SUBSET) + 1) * count // (2 * _SUBSET)])
     found: dict[int, Samples] = {}
     for rank in sorted(set(ranks)):
         if rank not in found:
@@ -51,27 +52,30 @@ def order_statistics(strip: Samples, ranks: Sequence[int], out: Samples) -> None
         out[row] = found[rank]
 
 
-def _sort_rows(rows: Samples) -> Samples:
-    """Each column sorted, by Batcher's merge exchange (Knuth, vol. 3, 5.2.2 M) on groups of whole rows."""
+def sort_rows(rows: Any, xp: Any = np) -> Any:
+    """Each column sorted, by Batcher's merge exchange (Knuth, vol. 3, 5.2.2 M) on groups of whole rows.
+
+    Filled up with the highest value to a power of two of rows. `xp` is the module of the array, NumPy or CuPy.
+    """
     count, width = rows.shape
     size = 1 << (count - 1).bit_length()
-    out = np.full((size, width), np.iinfo(rows.dtype).max, rows.dtype)
+    out = xp.full((size, width), np.iinfo(rows.dtype).max, rows.dtype)
     out[:count] = rows
     p = size // 2
     while p:
         pairs = out.reshape(size // (2 * p), 2, p, width)
-        _exchange(pairs[:, 0], pairs[:, 1])
+        _exchange(pairs[:, 0], pairs[:, 1], xp)
         q = size // 2
         while q > p:
-            _exchange(pairs[: len(pairs) - q // (2 * p), 1], pairs[q // (2 * p) :, 0])
+            _exchange(pairs[: len(pairs) - q // (2 * p), 1], pairs[q // (2 * p) :, 0], xp)
             q //= 2
         p //= 2
     return out
 
 
-def _exchange(low: Samples, high: Samples) -> None:
-    lower = np.minimum(low, high)
-    np.maximum(low, high, out=high)
+def _exchange(low: Any, high: Any, xp: Any) -> None:
+    lower = xp.minimum(low, high)
+    xp.maximum(low, high, out=high)
     low[...] = lower
 
 
