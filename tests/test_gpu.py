@@ -113,7 +113,6 @@ def test_thinning_moves_samples_on_the_device(
 def test_nothing_is_kept_after_many_runs() -> None:
     """One run after the other, finished, abandoned, or failed: the memory comes back each time."""
     frames = scene((12, 30, 30, 3), "uint8", "noise")
-    estimate(frames, Config(every=1, device="gpu"))  # some bytes stay with the modules that are loaded
     free = driver_free_bytes(visible()[0].index)
     for _ in range(20):
         estimate(frames, Config(every=1, device="gpu"))
@@ -121,7 +120,7 @@ def test_nothing_is_kept_after_many_runs() -> None:
         abandoned.collect(frames[0])
         del abandoned
     if STANDIN:
-        assert driver_free_bytes(visible()[0].index) >= free
+        assert driver_free_bytes(visible()[0].index) + MODULES_BYTES >= free
 
 
 # --- where the samples lie -----------------------------------------------------------------------------------------
