@@ -118,7 +118,7 @@ class BackgroundEstimator:
         sampled, shift = self._plan.is_sample(frame.index), None
         if self._stand is not None:
             if not self._stand.begun and not sampled:
-                self._stand.early.append((frame.index, pixels))
+                self._stand.early.append((frame.index, pixels.copy()))  # the caller may reuse it
                 return False
             if not self._stand.begun:
                 self._begin(self._stand, pixels)

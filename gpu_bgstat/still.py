@@ -48,7 +48,7 @@ class Levels:
     def of(cls, coarse: Coarse) -> Levels:
         scale = white_of(coarse) / 255
         thumbnails, motions = coarse.thumbnails, coarse.motions
-        if scale != 1:
+        if thumbnails.dtype != np.uint8:
             thumbnails = np.rint(thumbnails / scale).clip(0, 255).astype(np.uint8)
             motions = np.rint(motions / scale).clip(0, 255).astype(np.uint8)
         if not coarse.known.any():

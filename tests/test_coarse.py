@@ -201,3 +201,17 @@ def test_a_frame_that_only_tells_what_moves_is_no_sample() -> None:
         assert not estimator.add(Frame(3, None, np.zeros((8, 8), np.uint8)))
         assert estimator.add(Frame(9, None, np.zeros((8, 8), np.uint8)))
         assert estimator.kept == 1
+
+
+def test_a_neighbour_that_waits_for_the_first_sample_is_kept_as_it_was() -> None:
+    """With shake, it waits; whoever shows the frames may do so in one buffer."""
+    frames = np.random.default_rng(0).integers(0, 256, (10, 48, 64)).astype(np.uint8)
+    reused, motions = np.empty_like(frames[0]), []
+    for buffer in (None, reused):
+        with BackgroundEstimator(Config(every=10, shake=True, device="cpu")) as estimator:
+            for frame in frames:
+                if buffer is not None:
+                    np.copyto(buffer, frame)
+                estimator.collect(frame if buffer is None else buffer)
+            motions.append(estimator.coarse(estimator.slots[0]))
+    assert motions[0] == motions[1]

@@ -155,6 +155,14 @@ def test_sixteen_bits_are_as_good_as_eight(asleep: float) -> None:
     assert error(got, truth.astype(float) * 16) < 16 * 0.6
 
 
+def test_eight_bits_in_sixteen_are_as_good_as_eight() -> None:
+    """Everything moves by more than motion counts up to: the stillest quarter of the samples is taken all the same."""
+    frames = np.random.default_rng(0).integers(100, 256, (40, 24, 32)).astype(np.uint16)
+    got = estimate(frames, config(method="still"))
+    assert got.background.min() >= 100
+    assert abs(float(got.background.mean()) - float(np.median(frames, axis=0).mean())) < 5
+
+
 def test_grey_and_a_region_and_two_samples() -> None:
     frames, truth = recording(0.7)
     grey = cv2.cvtColor(truth, cv2.COLOR_BGR2GRAY)
