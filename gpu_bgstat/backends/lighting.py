@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gpu_bgstat.backends.backend import Light
 from gpu_bgstat.backends.moments import Samples
 
+_TOGETHER = 64  # tables that are made at a time
 _ROW_BYTES = 1 << 20  # of 64-bit intermediate results
 
 
@@ -28,8 +29,11 @@ class Lighting:
         self._tables: NDArray[np.uint8] | None = None  # (T, 256, C)
         if dtype == np.uint8:
             levels = np.arange(256)[:, None]
-            values = (self._gains[:, None] * levels + self._offsets[:, None]) >> 16
-            self._tables = values.clip(0, 255).astype(np.uint8)
+            self._tables = np.empty((count, 256, self.channels), np.uint8)
+            for start in range(0, count, _TOGETHER):
+                some = slice(start, start + _TOGETHER)
+                values = (self._gains[some, None] * levels + self._offsets[some, None]) >> 16
+                self._tables[some] = values.clip(0, 255)
 
     def __call__(self, strip: Samples, first: int) -> Samples:
         """A copy of strip (T, W) in the common light; `first` is the place of its first value in the frame."""
