@@ -74,7 +74,7 @@ def keyframes(path: Path) -> tuple[int, ...]:
 
 
 def config(every: int, snap: bool) -> Config:
-    return Config(every=every, **({"snap": "keyframe"} if snap else {}))
+    return Config(every=every, method="median", **({"snap": "keyframe"} if snap else {}))  # no neighbours
 
 
 def can_snap() -> bool:

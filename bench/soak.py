@@ -151,7 +151,8 @@ def write(frames: int) -> None:
 def soak_pipe(frames: int, folder: Path) -> str:
     watch, snapshots = Watch(), set[int]()  # the snapshots by their times
     options = ["--size", f"{WIDTH}x{HEIGHT}", "--pix", "bgr24", "--every", str(EVERY), "--max-samples", str(SAMPLES)]
-    options += ["--keep", "recent", "--snapshot-every", str(frames / 40_000), "--quiet", "-o", str(folder)]
+    options += ["--method", "median", "--keep", "recent", "--snapshot-every", str(frames / 40_000), "--quiet"]
+    options += ["-o", str(folder)]
     writing = [sys.executable, __file__, "--write", str(frames)]
     with subprocess.Popen(writing, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
         assert writer.stdout is not None and writer.stderr is not None
