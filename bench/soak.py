@@ -52,13 +52,13 @@ def main() -> int:
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--frames", type=int, default=20_000, help="from the pipe")
     parser.add_argument("--live", type=float, default=30.0, metavar="SECONDS", help="of the camera that drops out")
-    parser.add_argument("--quick", action="store_true", help="4,000 frames and 8 seconds, for the gate")
+    parser.add_argument("--quick", action="store_true", help="4,000 frames and 12 seconds, for the gate")
     parser.add_argument("--write", type=int, metavar="FRAMES", help="be the writer, on standard output")
     given = parser.parse_args()
     if given.write is not None:
         write(given.write)
         return 0
-    frames, live_s = (4_000, 8.0) if given.quick else (given.frames, given.live)
+    frames, live_s = (4_000, 12.0) if given.quick else (given.frames, given.live)
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         soaks = {
@@ -187,7 +187,7 @@ def soak_camera(seconds: float, folder: Path) -> str:
     def film(number: int) -> Iterator[bytes]:
         """Some frames in their time. The first connections fill the ring, and are not looked at."""
         for turn in range(CUT_AFTER):
-            if turn % 10 == 5 and number >= 3 and command is not None:
+            if turn % 10 == 5 and number >= 5 and command is not None:
                 watch.look(command.pid)
             yield jpeg_part(20 + number % 200, WIDTH, HEIGHT)
             camera.released.wait(1 / FRAMES_PER_S)
