@@ -15,7 +15,7 @@ from gpu_bgstat.config import Config
 from gpu_bgstat.frames import Image, Sample, Span
 from gpu_bgstat.light import gain
 from gpu_bgstat.light.regimes import regimes, stretches
-from gpu_bgstat.methods import COARSE
+from gpu_bgstat.neighbours import BY_MOTION
 from gpu_bgstat.oddities import runs, words_of
 from gpu_bgstat.ring import Part, Ring
 
@@ -40,7 +40,7 @@ class Parted:
 
 def needs_thumbnails(config: Config) -> bool:
     """Whether what is coarse about the samples must be remembered."""
-    return config.light != "off" or config.method in COARSE
+    return config.light != "off" or config.method in BY_MOTION
 
 
 def parted(ring: Ring, coarse: Coarse | None, config: Config) -> Parted:

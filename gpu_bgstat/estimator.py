@@ -244,11 +244,12 @@ class BackgroundEstimator:
         ]
         timings = {"reduce": reduced_at - started, "finalize": time.perf_counter() - reduced_at}
         samples = self._ring.samples
-        members = [tuple(samples[place] for place in some) for some in by_light.some]
-        regimes = [
-            Regime(final.background, final.variance, final.heatmap, some)
-            for final, some in zip(finals, members, strict=True)
-        ]
+        regimes: tuple[Regime, ...] = ()
+        if by_light.spans:
+            regimes = tuple(
+                Regime(final.background, final.variance, final.heatmap, tuple(samples[place] for place in some))
+                for final, some in zip(finals, by_light.some, strict=True)
+            )
         run = Run(
             device=self._ring.device,
             frames_seen=self._seen,
@@ -261,11 +262,11 @@ class BackgroundEstimator:
         )
         return Background(
             **vars(finals[0]),
-            samples=self._ring.samples,
+            samples=samples,
             config=self.config,
             run=run,
             choice=founds[0].choice,
-            regimes=tuple(regimes) if by_light.spans else (),
+            regimes=regimes,
             spans=by_light.spans,
         )
 

@@ -15,7 +15,7 @@ from gpu_bgstat.evidence import verdicts
 from gpu_bgstat.frames import Image
 from gpu_bgstat.ring import Part
 from gpu_bgstat.states import two_states
-from gpu_bgstat.still import Levels, quiet_limit, still_choice, white_of
+from gpu_bgstat.still import Levels, still_choice
 
 MODE_WIDTH = 9  # of 256 levels: the interval that is densest
 
@@ -75,9 +75,9 @@ def auto(samples: Part, coarse: Coarse | None) -> Found:
             np.where(pixels, floor_mean(samples.select(_members(state, places, coarse))), base)
             for state in (states.first, states.second)
         )
-        lively = levels.motions > quiet_limit(levels)
+        lively = levels.motions > levels.quiet_limit
         background = base.copy()
-        for verdict in verdicts(base, first, second, states, lively, coarse.patch, white_of(coarse)):
+        for verdict in verdicts(base, first, second, states, lively, coarse.patch, levels.white):
             if verdict.shown:
                 state = second if verdict.second else first
                 background[verdict.box][verdict.mask] = state[verdict.box][verdict.mask]
@@ -106,4 +106,3 @@ METHODS: dict[str, Callable[[Part, Coarse | None], Found]] = {
     "mode": mode,
     "auto": auto,
 }
-COARSE = ("still", "auto")  # methods that need what is coarse about the samples

@@ -9,12 +9,13 @@ import numpy as np
 from gpu_bgstat.config import Config
 from gpu_bgstat.frames import Timeline
 
+BY_MOTION = ("still", "auto")  # methods that ask what moves in a sample
 _FRAMES_PER_S = 30  # where no frame times are known beforehand
 
 
 def needs_neighbours(config: Config) -> bool:
     """Whether the method asks what moves in a sample. Keyframes come alone: what is decoded beside them costs most."""
-    return config.method in ("still", "auto") and config.snap is None
+    return config.method in BY_MOTION and config.snap is None
 
 
 def neighbours(samples: Sequence[int], timeline: Timeline, within: range, config: Config) -> dict[int, int]:

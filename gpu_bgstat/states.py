@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_bgstat.still import Levels, quiet_limit
+from gpu_bgstat.coarse import EIGHTHS
+from gpu_bgstat.still import Levels
 
 _ALIKE = 4.0  # levels: thumbnails of one state differ by less, unless noise is strong
 _STARTS = 12  # samples of a patch that are tried as centres of its states
@@ -23,7 +24,6 @@ _MOST = 160  # samples, at most, among which states are looked for; then all sam
 _LEAST_SHARE = 0.03  # of the samples: what is there for less is no state
 _LEAST = 3  # samples
 _MOST_PATCHES = 0.5  # of all: where more have two states, something else than an animal has changed
-_EIGHTH = 1 / 8
 _MEAN_DIFFERENCE = 1.128  # of two samples of noise, in standard deviations
 Flags = NDArray[np.bool_]
 
@@ -47,9 +47,9 @@ def two_states(levels: Levels) -> States | None:
     """None where no patch has two states, or too many have."""
     light = levels.light[:, None, None].round().astype(np.int16)
     thumbnails = [levels.thumbnails[..., c] - light[..., c] for c in range(light.shape[3])]  # each (T, PH, PW) int16
-    quiet = quiet_limit(levels)
+    quiet = levels.quiet_limit
     still = levels.motions <= 1.3 * quiet + 3  # a sleeping animal breathes
-    alike = np.maximum(_ALIKE, quiet * (2.5 * _EIGHTH / _MEAN_DIFFERENCE) / 4).astype(np.int16)
+    alike = np.maximum(_ALIKE, quiet * (2.5 / EIGHTHS / _MEAN_DIFFERENCE) / 4).astype(np.int16)
     count, rows, columns = levels.motions.shape
     some = np.linspace(0, count - 1, min(count, _MOST)).round().astype(np.intp)
     least = max(_LEAST, int(np.ceil(_LEAST_SHARE * count)))

@@ -7,6 +7,7 @@ in which least moves. Here it is not a fixed number: where nothing moves at all,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -37,28 +38,39 @@ class Levels:
     motions     (T, PH, PW) uint8, smoothed, in eighths of a level
     light       (T, C) float64: how much brighter than the middle sample each one is, in levels
     near        (T,) bool: samples in the light of most
+    white       the samples' own level that counts as 255
     """
 
     thumbnails: NDArray[np.uint8]
     motions: NDArray[np.uint8]
     light: NDArray[np.float64]
     near: NDArray[np.bool_]
+    white: float
 
     @classmethod
     def of(cls, coarse: Coarse) -> Levels:
-        scale = white_of(coarse) / 255
+        white = _white_of(coarse)
         thumbnails, motions = coarse.thumbnails, coarse.motions
         if thumbnails.dtype != np.uint8:
+            scale = white / 255
             thumbnails = np.rint(thumbnails / scale).clip(0, 255).astype(np.uint8)
             motions = np.rint(motions / scale).clip(0, 255).astype(np.uint8)
         if not coarse.known.any():
             motions = _changes(thumbnails)
         smoothed: NDArray[np.uint8] = np.stack([cv2.blur(motion, (_SMOOTHED, _SMOOTHED)) for motion in motions])
         light = light_of(thumbnails)
-        return cls(thumbnails, smoothed.reshape(motions.shape), light, _near(light))
+        return cls(thumbnails, smoothed.reshape(motions.shape), light, _near(light), white)
+
+    @cached_property
+    def quiet_limit(self) -> NDArray[np.float64]:
+        """(PH, PW): how much motion noise alone makes in each patch, at most, in eighths of a level."""
+        motions = self.motions[self.near]
+        place = len(motions) // _QUIET
+        limit: NDArray[np.float64] = np.partition(motions, place, axis=0)[place] * 1.25 + _SLACK
+        return limit
 
 
-def white_of(coarse: Coarse) -> float:
+def _white_of(coarse: Coarse) -> float:
     """The level that counts as white: 255, or what 16-bit samples reach."""
     if coarse.thumbnails.dtype == np.uint8:
         return 255.0
@@ -87,14 +99,6 @@ def _near(light: NDArray[np.float64]) -> NDArray[np.bool_]:
     return near
 
 
-def quiet_limit(levels: Levels) -> NDArray[np.float64]:
-    """(PH, PW): how much motion noise alone makes in each patch, at most, in eighths of a level."""
-    motions = levels.motions[levels.near]
-    place = len(motions) // _QUIET
-    limit: NDArray[np.float64] = np.partition(motions, place, axis=0)[place] * 1.25 + _SLACK
-    return limit
-
-
 def still_choice(coarse: Coarse, levels: Levels) -> Choice:
     """The samples in which a patch is still: those with no more motion than noise makes, a quarter of them at least.
 
@@ -104,7 +108,7 @@ def still_choice(coarse: Coarse, levels: Levels) -> Choice:
     motions = levels.motions[levels.near]
     place = -(-len(motions) // SHARE) - 1
     quarter = np.partition(motions, place, axis=0)[place]
-    most = np.minimum(np.maximum(quarter, quiet_limit(levels)), 255)
+    most = np.minimum(np.maximum(quarter, levels.quiet_limit), 255)
     count = len(levels.motions)
     keys = levels.motions.astype(np.uint32) + _MOVING
     keys[~levels.near] += 1 << 8

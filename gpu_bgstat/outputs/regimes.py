@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from functools import partial
 
 from gpu_bgstat.frames import Background
 from gpu_bgstat.outputs.pictures import encode
+from gpu_bgstat.outputs.table import seconds, table_csv
 
 REGIMES_CSV = "regimes.csv"
 
@@ -34,16 +33,10 @@ def _heatmap(place: int, background: Background) -> bytes:
 
 def regimes_csv(background: Background) -> bytes:
     """One row for each stretch with one light; regime 0 is none. `to_s` and `to_frame` are the first behind it."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["from_s", "to_s", "from_frame", "to_frame", "regime", "samples"])
-    for span in background.spans:
-        table.writerow(
+    return table_csv(
+        ["from_s", "to_s", "from_frame", "to_frame", "regime", "samples"],
+        (
             [seconds(span.from_s), seconds(span.to_s), span.from_frame, span.to_frame, span.regime, span.samples]
-        )
-    return text.getvalue().encode()
-
-
-def seconds(moment: float | None) -> str:
-    """With milliseconds; empty where the source knows no times."""
-    return "" if moment is None else f"{moment:.3f}"
+            for span in background.spans
+        ),
+    )

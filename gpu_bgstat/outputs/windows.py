@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +10,7 @@ from pathlib import Path
 from gpu_bgstat.errors import OutputError
 from gpu_bgstat.frames import Window
 from gpu_bgstat.outputs import drafts
-from gpu_bgstat.outputs.regimes import seconds
+from gpu_bgstat.outputs.table import seconds, table_csv
 
 WINDOWS_CSV = "windows.csv"
 
@@ -35,15 +33,16 @@ def save_windows(windows: Sequence[Window], folder: Path) -> Path:
 
 
 def _table(windows: Sequence[Window]) -> bytes:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["window", "from_s", "to_s", "from_frame", "to_frame", "samples", "folder"])
-    for window in windows:
-        times = seconds(window.from_s), seconds(window.to_s)
-        table.writerow(
-            [window.number, *times, window.from_frame, window.to_frame, window.samples, folder_of(window) or ""]
-        )
-    return text.getvalue().encode()
+    return table_csv(
+        ["window", "from_s", "to_s", "from_frame", "to_frame", "samples", "folder"],
+        (
+            [
+                *(window.number, seconds(window.from_s), seconds(window.to_s), window.from_frame, window.to_frame),
+                *(window.samples, folder_of(window) or ""),
+            ]
+            for window in windows
+        ),
+    )
 
 
 def folder_of(window: Window) -> str | None:
